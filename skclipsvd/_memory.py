@@ -1,0 +1,129 @@
+"""Bounded, locked, process-wide caches: one decode, one backbone, one SVD for everybody."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+_MIB = 2**20
+
+
+class ByteCache:
+    """A least-recently-used cache bounded by bytes.
+
+    The newest entry is always kept, even where it alone exceeds the bound: a backbone larger than
+    the bound must still be shared. One thread makes a missing entry; others that ask for the same
+    key wait for it instead of making it again.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Bound on the sum of the entries' sizes, in bytes.
+    """
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._bytes = self._hits = self._misses = 0
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        """Return the entry of `key` and mark it as used, or `default`."""
+        with self._lock:
+            if key not in self._entries:
+                self._misses += 1
+                return default
+            self._hits += 1
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: Hashable, value: Any, nbytes: int) -> None:
+        """Store `value`, dropping the least recently used entries that no longer fit."""
+        with self._lock:
+            if key in self._entries:
+                self._bytes -= self._entries.pop(key)[1]
+            self._entries[key] = (value, nbytes)
+            self._bytes += nbytes
+            while self._bytes > self.max_bytes and len(self._entries) > 1:
+                self._bytes -= self._entries.popitem(last=False)[1][1]
+
+    def get_or_make(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
+        """Return the entry of `key`; where there is none, store and return ``make()[0]``.
+
+        `make` returns the value and its size in bytes. If it raises, nothing is stored.
+        """
+        missing = object()
+        with self._lock:
+            lock = self._making.setdefault(key, threading.Lock())
+        with lock:
+            value = self.get(key, missing)
+            if value is missing:
+                value, nbytes = make()
+                self.put(key, value, nbytes)
+        with self._lock:
+            self._making.pop(key, None)
+        return value
+
+    def clear(self) -> None:
+        """Drop every entry and set the counts back to zero."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = self._hits = self._misses = 0
+
+    def info(self) -> dict[str, int]:
+        """Return the numbers of entries, bytes, hits and misses, and the bound in bytes."""
+        with self._lock:
+            return {
+                "entries": len(self._entries),
+                "bytes": self._bytes,
+                "max_bytes": self.max_bytes,
+                "hits": self._hits,
+                "misses": self._misses,
+            }
+
+
+BACKBONES = ByteCache(8192 * _MIB)
+FACTORS = ByteCache(4096 * _MIB)
+MERGED = ByteCache(4096 * _MIB)
+IMAGES = ByteCache(2048 * _MIB)
+
+_CACHES = {"backbones": BACKBONES, "factors": FACTORS, "merged": MERGED, "images": IMAGES}
+
+
+def clear_caches() -> None:
+    """Free everything that estimators of this process share.
+
+    Backbones, their singular value decompositions, merged weights and decoded images are loaded
+    or computed again when next needed; no fitted estimator loses anything.
+
+    Examples
+    --------
+    >>> import skclipsvd
+    >>> skclipsvd.clear_caches()
+    >>> skclipsvd.cache_info()["images"]["entries"]
+    0
+    """
+    for cache in _CACHES.values():
+        cache.clear()
+
+
+def cache_info() -> dict[str, dict[str, int]]:
+    """Tell what the estimators of this process share.
+
+    Returns
+    -------
+    info : dict of str to dict
+        For each of ``"backbones"``, ``"factors"`` (singular value decompositions), ``"merged"``
+        (adapted weights ready to predict) and ``"images"`` (decoded images): ``"entries"``,
+        ``"bytes"``, ``"max_bytes"``, ``"hits"`` and ``"misses"``.
+
+    Examples
+    --------
+    >>> import skclipsvd
+    >>> sorted(skclipsvd.cache_info())
+    ['backbones', 'factors', 'images', 'merged']
+    """
+    return {name: cache.info() for name, cache in _CACHES.items()}

@@ -1,0 +1,209 @@
+"""Which blocks of which tensors an adaptation may change: found by name and shape, in any model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import nn
+
+MATRICES = ("q", "k", "v", "o", "mlp", "conv")
+TOWERS = ("image", "text")
+THIRDS = ("bottom", "middle", "top")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight matrix, or the rows of a stacked tensor that make up one.
+
+    Attributes
+    ----------
+    name : str
+        ``"tower.block.role"``, unique in the model, for example ``"image.11.v"``.
+    tower : {"image", "text"}
+        Which encoder it belongs to.
+    block : int
+        Depth, counted from the input of its tower.
+    matrix : {"q", "k", "v", "o", "mlp", "conv"}
+        The group that the parameter `matrices` selects it by.
+    tensor : str
+        Its name in the model's ``state_dict``.
+    rows : tuple of int
+        First row and one past the last row inside that tensor.
+    shape : tuple of int
+        (out, in) of the matrix; a kernel counts as (out, in x height x width).
+    """
+
+    name: str
+    tower: str
+    block: int
+    matrix: str
+    tensor: str
+    rows: tuple[int, int]
+    shape: tuple[int, int]
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values."""
+        return min(self.shape)
+
+
+# (what the end of a tensor's name looks like, the roles of its equal row blocks, their group)
+_RULES: tuple[tuple[re.Pattern, tuple[str, ...], str | None], ...] = tuple(
+    (re.compile(pattern), roles, group)
+    for pattern, roles, group in (
+        (r"\.in_proj_weight$", ("q", "k", "v"), None),
+        (r"\.qkv\.weight$", ("q", "k", "v"), None),
+        (r"\.kv\.weight$", ("k", "v"), None),
+        (r"\.(?:q|q_proj|query)\.weight$|\.q_proj_weight$", ("q",), None),
+        (r"\.(?:k|k_proj|key)\.weight$|\.k_proj_weight$", ("k",), None),
+        (r"\.(?:v|v_proj|value)\.weight$|\.v_proj_weight$", ("v",), None),
+        (r"\.(?:attn|attn_pool|token_mixer)\.proj\.weight$", ("o",), None),
+        (r"\.attn\.out_proj\.weight$|\.attention\.output\.dense\.weight$", ("o",), None),
+        (r"\.mlp\.c_fc\.weight$|\.mlp\.fc1\.weight$", ("fc",), "mlp"),
+        (r"\.mlp\.c_proj\.weight$|\.mlp\.fc2\.weight$", ("proj",), "mlp"),
+        (r"\.mlp\.(?:fc1_g|w0)\.weight$", ("gate",), "mlp"),
+        (r"\.mlp\.(?:fc1_x|w1)\.weight$", ("fc",), "mlp"),
+        (r"\.mlp\.w2\.weight$", ("proj",), "mlp"),
+        (r"\.intermediate\.dense\.weight$", ("fc",), "mlp"),
+        (r"\.output\.dense\.weight$", ("proj",), "mlp"),
+    )
+)
+
+_BLOCK = re.compile(r"^(.*?\b(?:resblocks|blocks|layers?|layer\d+)\.\d+|.*?\battn_?pool)\.")
+# A CoCa decoder writes captions; it takes no part in image-text similarity.
+_NOT_CONTRASTIVE = ("text_decoder.",)
+
+
+def find_targets(model: nn.Module) -> tuple[Target, ...]:
+    """List every matrix of both towers that an adaptation may change.
+
+    Embeddings, norms, biases and final projections are never among them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        An open_clip model, on any device (``"meta"`` too).
+
+    Returns
+    -------
+    targets : tuple of Target
+        Image tower first, each tower from its input to its output.
+    """
+    targets = [
+        target for tower in TOWERS for target in _find_in_tower(tower, model.named_parameters())
+    ]
+    return tuple(targets)
+
+
+def _find_in_tower(tower: str, parameters: Iterable) -> list[Target]:
+    depth: dict[str, int] = {}
+    targets: list[Target] = []
+    for tensor, parameter in parameters:
+        if _tower_of(tensor) != tower or parameter.ndim < 2 or not _BLOCK.match(tensor):
+            continue
+        block_path = _BLOCK.match(tensor)[1]
+        for roles, group in _roles_of(tensor):
+            block = depth.setdefault(block_path, len(depth))
+            targets += _split(tower, block, tensor, parameter.shape, roles, group)
+    return targets
+
+
+def _tower_of(tensor: str) -> str | None:
+    if tensor.startswith(_NOT_CONTRASTIVE):
+        return None
+    return "image" if tensor.startswith("visual.") else "text"
+
+
+def _roles_of(tensor: str) -> list[tuple[tuple[str, ...], str | None]]:
+    return next(([(roles, group)] for rule, roles, group in _RULES if rule.search(tensor)), [])
+
+
+def _split(
+    tower: str,
+    block: int,
+    tensor: str,
+    shape: Sequence[int],
+    roles: tuple[str, ...],
+    group: str | None,
+) -> list[Target]:
+    rows = shape[0] // len(roles)
+    return [
+        Target(
+            name=f"{tower}.{block}.{role}",
+            tower=tower,
+            block=block,
+            matrix=group or role,
+            tensor=tensor,
+            rows=(i * rows, (i + 1) * rows),
+            shape=(rows, prod(shape[1:])),
+        )
+        for i, role in enumerate(roles)
+    ]
+
+
+def select_targets(
+    targets: Sequence[Target],
+    towers: Sequence[str],
+    matrices: Sequence[str],
+    layers: str | Sequence[int],
+) -> tuple[Target, ...]:
+    """Keep the targets that the estimator's parameters ask for.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        All of a model's, from `find_targets`.
+    towers, matrices : sequence of str
+        Towers and matrix groups to keep.
+    layers : "all", "bottom", "middle", "top" or sequence of int
+        Blocks to keep: a third of each tower's depth (``"top"`` is nearest to the output; where
+        the depth is not a multiple of three, the middle third is the larger one) or indices from
+        the input, negative ones from the output.
+
+    Returns
+    -------
+    selected : tuple of Target
+
+    Raises
+    ------
+    ValueError
+        An index that neither tower has, or nothing left to adapt.
+    """
+    depths = {t: 1 + max((x.block for x in targets if x.tower == t), default=-1) for t in towers}
+    wanted = {tower: _blocks(layers, depth) for tower, depth in depths.items()}
+    if not isinstance(layers, str):
+        for index in layers:
+            if not any(-depth <= index < depth for depth in depths.values()):
+                raise ValueError(
+                    f"layers={list(layers)!r}: block {index} does not exist; the depth is "
+                    + " and ".join(f"{depth} ({tower} tower)" for tower, depth in depths.items())
+                    + "."
+                )
+    selected = tuple(
+        t
+        for t in targets
+        if t.tower in wanted and t.matrix in matrices and t.block in wanted[t.tower]
+    )
+    if not selected:
+        raise ValueError(
+            f"towers={tuple(towers)!r}, matrices={tuple(matrices)!r} and layers={layers!r} select "
+            "no matrix of this model; there is nothing to tune."
+        )
+    return selected
+
+
+def _blocks(layers: str | Sequence[int], depth: int) -> set[int]:
+    if layers == "all":
+        return set(range(depth))
+    if isinstance(layers, str):
+        third = depth // 3
+        bounds = {
+            "bottom": (0, third),
+            "middle": (third, depth - third),
+            "top": (depth - third, depth),
+        }
+        return set(range(*bounds[layers]))
+    return {index % depth for index in layers if -depth <= index < depth}

@@ -1,0 +1,74 @@
+"""The library in a minute: ``python -m skclipsvd.demo``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Sequence
+
+import joblib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.model_selection import train_test_split
+
+from .classifiers import CLIPSVDClassifier
+from .datasets import load_handwritten_digits
+from .model_selection import sample_shots
+
+_SHOTS = 16
+_TILE, _CAPTION = 96, 34
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Adapt the embedded tiny CLIP to handwritten digits and say what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m skclipsvd.demo", description=main.__doc__)
+    parser.add_argument("--output", default="demo.png", help="picture to write (default: demo.png)")
+    parser.add_argument("--seed", type=int, default=0, help="which 16 images per class are shown")
+    options = parser.parse_args(arguments)
+
+    started = time.perf_counter()
+    paths, labels = (np.array(column) for column in load_handwritten_digits())
+    train = sample_shots(labels, _SHOTS, random_state=options.seed)
+    test = np.setdiff1d(np.arange(len(labels)), train)
+    print(f"{len(paths)} real handwritten digits; {len(train)} to learn from, {len(test)} to test.")
+
+    settings = dict(model_name="tiny", augment=False, lr=0.02, random_state=options.seed)
+    zero_shot = CLIPSVDClassifier(**settings, max_steps=0).fit(paths[train], labels[train])
+    print(f"zero-shot accuracy            {zero_shot.score(paths[test], labels[test]):7.1%}")
+
+    adapted = CLIPSVDClassifier(**settings, max_steps=300, verbose=1)
+    adapted.fit(paths[train], labels[train])
+    predicted = adapted.predict(paths[test])
+    print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")
+    _report(adapted, time.perf_counter() - started)
+    _draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
+    print(f"some test images with predicted and true labels: {options.output}")
+
+
+def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
+    total = clf.count_parameters()
+    file = io.BytesIO()
+    joblib.dump(clf, file)
+    print(f"tuned {clf.n_parameters_tuned_:,} of {total:,} parameters in {seconds:.0f} s")
+    print(f"saved classifier: {len(file.getvalue()) / 1024:.0f} KiB")
+
+
+def _draw_sheet(paths, labels, predicted, seed: int, columns: int = 8, rows: int = 4) -> Image.Image:
+    """Draw some test images; wrong predictions are red."""
+    chosen = np.random.RandomState(seed).choice(len(paths), columns * rows, replace=False)
+    sheet = Image.new("RGB", (columns * (_TILE + 8) + 8, rows * (_TILE + _CAPTION + 8) + 8), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for place, i in enumerate(chosen):
+        x = 8 + place % columns * (_TILE + 8)
+        y = 8 + place // columns * (_TILE + _CAPTION + 8)
+        with Image.open(paths[i]) as image:
+            sheet.paste(image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST), (x, y))
+        colour = "#1a7f37" if predicted[i] == labels[i] else "#cf222e"
+        draw.text((x, y + _TILE + 1), str(predicted[i]), fill=colour, font=font)
+        draw.text((x, y + _TILE + 16), f"true: {labels[i]}", fill="#57606a", font=font)
+    return sheet
+
+
+if __name__ == "__main__":
+    main()

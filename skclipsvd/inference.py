@@ -1,0 +1,94 @@
+"""Embedding images in constant memory, with answers that do not depend on their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from open_clip.transform import PreprocessCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .images import Item, iterate, normalise
+
+# Matrix products take another path for a few rows than for many, and round differently. Whole
+# multiples of this many images give every image the same bits wherever it stands.
+_MULTIPLE = 8
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve the parameter `device`.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (CUDA, else MPS, else CPU) or a torch device such as ``"cuda:1"``.
+
+    Raises
+    ------
+    ValueError
+        Not a device of this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or "
+            "'cpu'."
+        ) from error
+    return chosen
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Resolve the parameter `precision` to the number format of the matrix products.
+
+    ``"auto"`` is bfloat16 on a GPU that has it, float16 on one that has not, float32 elsewhere.
+    """
+    if precision != "auto":
+        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Compute matrix products in `dtype`; everything stays float32 where that is float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def unit_image_features(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Encode normalised pixels into float32 unit vectors of shape (batch, n_features)."""
+    return F.normalize(model.encode_image(pixels).float(), dim=-1)
+
+
+def embed(
+    model: nn.Module,
+    items: Sequence[Item],
+    preprocess: PreprocessCfg,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    n_threads: int,
+) -> Iterator[tuple[Tensor, int]]:
+    """Embed images batch by batch.
+
+    Yields
+    ------
+    features : float32 Tensor of shape (padded, n_features)
+        Unit length, on `device`.
+    n : int
+        How many of its first rows are images; the rest is padding.
+    """
+    for batch in iterate(items, preprocess, n_threads, batch_size):
+        n = len(batch)
+        padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
+        with torch.inference_mode(), autocast(device, dtype):
+            pixels = normalise(torch.cat([batch, padding]), preprocess, device)
+            features = unit_image_features(model, pixels)
+        yield features, n
