@@ -2,6 +2,18 @@
 
 from ._memory import cache_info, clear_caches
 from ._version import __version__
-from .classifiers import CLIPSVDClassifier
+from .classifiers import CLIPSVDClassifier, CLIPZeroShotClassifier
+from .encoder import CLIPEncoder
+from .linear import CosineClassifier
+from .persistence import load_adapter
 
-__all__ = ["CLIPSVDClassifier", "__version__", "cache_info", "clear_caches"]
+__all__ = [
+    "CLIPSVDClassifier",
+    "CLIPZeroShotClassifier",
+    "CLIPEncoder",
+    "CosineClassifier",
+    "load_adapter",
+    "cache_info",
+    "clear_caches",
+    "__version__",
+]

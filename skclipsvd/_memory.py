@@ -58,14 +58,16 @@ class ByteCache:
         missing = object()
         with self._lock:
             lock = self._making.setdefault(key, threading.Lock())
-        with lock:
-            value = self.get(key, missing)
-            if value is missing:
-                value, nbytes = make()
-                self.put(key, value, nbytes)
-        with self._lock:
-            self._making.pop(key, None)
-        return value
+        try:
+            with lock:
+                value = self.get(key, missing)
+                if value is missing:
+                    value, nbytes = make()
+                    self.put(key, value, nbytes)
+                return value
+        finally:
+            with self._lock:
+                self._making.pop(key, None)
 
     def clear(self) -> None:
         """Drop every entry and set the counts back to zero."""

@@ -1,4 +1,4 @@
-"""A frozen CLIP: found, loaded once, fingerprinted, shared. Only this room builds open_clip models."""
+"""A frozen CLIP: found, loaded once, fingerprinted, shared. Only this room loads models."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class Backbone:
     preprocess: PreprocessCfg
     fingerprint: str
     device: torch.device
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the frozen model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def logit_scale(self) -> float:
@@ -278,8 +283,8 @@ def _check_local_dir(identifier: str, pretrained: str | None) -> None:
     if not (folder / "open_clip_config.json").is_file():
         raise FileNotFoundError(
             f"model_name='local-dir:{identifier}': {folder / 'open_clip_config.json'} is not "
-            "there. The folder needs it (with 'model_cfg' and 'preprocess_cfg') and the weights, as "
-            "open_clip.push_to_hf_hub writes them."
+            "there. The folder needs it (with 'model_cfg' and 'preprocess_cfg') and the weights, "
+            "as open_clip.push_to_hf_hub writes them."
         )
     if pretrained is not None and not _carries_weights("local-dir", identifier):
         raise FileNotFoundError(

@@ -2,40 +2,301 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
-import torch
-from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import _fit_context
+from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
-from torch import nn
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import check_consistent_length
+from torch import Tensor, nn
 
-from ._memory import MERGED
-from .adaptation import (
-    Adaptation,
-    SpectralAdaptation,
-    find_targets,
-    merge,
-    select_targets,
-)
+from ._base import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS, BaseCLIPClassifier, merged_once
+from ._callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
+from .adaptation import Adaptation, SpectralAdaptation, Target, find_targets, select_targets
 from .adaptation.spectral import decompose
 from .adaptation.targets import MATRICES, THIRDS, TOWERS
-from .backbone import Backbone, load_backbone
-from .images import as_items, augment, check_exist, decode_all, stack_views
-from .inference import autocast, choose_device, choose_dtype, embed
-from .prompts import build_prompts, class_texts, encode_exactly
-from .training import Recipe, train
+from .backbone import Backbone
+from .images import Item, as_items, augment, check_exist, decode_all, stack_views
+from .inference import choose_dtype
+from .training import EarlyStopping, Recipe, Task, train
+
+_POSITIVE = Interval(Integral, 1, None, closed="left")
+_NOT_NEGATIVE = Interval(Integral, 0, None, closed="left")
+_TUNING_CONSTRAINTS: dict = {
+    **MODEL_CONSTRAINTS,
+    **PROMPT_CONSTRAINTS,
+    "towers": [list, tuple],
+    "matrices": [list, tuple],
+    "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
+    "epochs": [_NOT_NEGATIVE],
+    "max_steps": [_NOT_NEGATIVE, None],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "micro_batch_size": [_POSITIVE, None],
+    "augment": ["boolean"],
+    "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [_POSITIVE],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
 
 
-class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
+class _TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
+    """Base of the classifiers that train a few numbers of both towers."""
+
+    _state_attribute: str
+
+    @abstractmethod
+    def _new_adaptation(
+        self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray] | None
+    ) -> Adaptation:
+        """Build the adaptation of `targets`, before training or from a fitted state."""
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
+        """Adapt CLIP to a few labelled images.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
+            encoded images (bytes), (height, width, 3) uint8 arrays.
+        y : array-like of shape (n_images,)
+            Labels of any kind that scikit-learn classifies.
+        sample_weight : array-like of shape (n_images,), optional
+            Weight of each image in the loss. A weight of zero is the same as leaving it out.
+        X_val, y_val : sequence of images and array-like of labels, optional
+            Validation part; its accuracy after every epoch is kept in `validation_scores_`. With
+            `early_stopping` it takes the place of a part of X.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        ValueError
+            A parameter out of its range; fewer than two classes; images that cannot be decoded,
+            by index and path.
+        FloatingPointError
+            Training diverged.
+        """
+        self._check_choices()
+        items, y = self._check_data(X, y)
+        items, y, weights = _weigh(items, y, sample_weight, self.class_weight)
+        classes, labels = self._check_classes(y)
+        rng = check_random_state(self.random_state)
+        validation = self._validation_part(items, classes, labels, weights, X_val, y_val, rng)
+        if validation is not None:
+            items, labels, weights, *validation = validation
+        check_exist(items)
+
+        backbone = self._load_backbone()
+        prompts = self._prompts(classes, backbone)
+        adaptation = self._start(backbone)
+        recipe = self._recipe(len(items), backbone)
+        stopping = self._stopping(validation, backbone)
+        task = Task(
+            backbone=backbone,
+            prompts=prompts,
+            logit_scale=backbone.logit_scale,
+            pixels=self._pixels(items, backbone, rng),
+            fixed_pixels=not self.augment,
+            labels=labels,
+            weights=weights,
+        )
+
+        def attributes() -> dict:
+            return self._fitted_attributes(backbone, adaptation, classes, task)
+
+        monitor = FitMonitor(
+            self,
+            n_epochs=-(-recipe.n_steps // recipe.steps_per_epoch(len(items))),
+            X=items,
+            y=classes[labels],
+            metadata=None if weights is None else {"sample_weight": weights},
+            fitted_attributes=attributes,
+        )
+        losses = train(task, adaptation, recipe, rng, monitor, stopping)
+
+        fitted = attributes()
+        fitted.update(loss_curve_=losses, n_iter_=len(losses))
+        self._forget()
+        if stopping is not None:
+            fitted["validation_scores_"] = np.array(stopping.scores)
+            fitted["best_validation_score_"] = float(stopping.best[0])
+        self.__dict__.update(fitted)
+        monitor.fit_ended()
+        return self
+
+    def _check_choices(self) -> None:
+        for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
+            chosen = getattr(self, name)
+            if not chosen or not set(chosen) <= set(allowed):
+                raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
+
+    def _start(self, backbone: Backbone) -> Adaptation:
+        """Build the adaptation to train, from the last fit's numbers where `warm_start` says so."""
+        targets = select_targets(
+            find_targets(backbone.model), self.towers, self.matrices, self.layers
+        )
+        state = getattr(self, self._state_attribute, None) if self.warm_start else None
+        if state is not None and backbone.fingerprint != self.backbone_fingerprint_:
+            raise ValueError(
+                "warm_start=True, but the weights are not those of the last fit. Use the same "
+                "model_name and pretrained, or warm_start=False."
+            )
+        return self._new_adaptation(backbone, targets, state)
+
+    def _validation_part(self, items, classes, labels, weights, X_val, y_val, rng):
+        """Check the given validation part, or cut one off; (train ..., items, labels) or None."""
+        if X_val is not None or y_val is not None:
+            if X_val is None or y_val is None:
+                raise ValueError("X_val and y_val belong together; one of them is None.")
+            val_items, y_val = as_items(X_val), self._check_labels(y_val)
+            check_consistent_length(val_items, y_val)
+            unknown = np.setdiff1d(y_val, classes)
+            if len(unknown):
+                raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
+            check_exist(val_items)
+            return items, labels, weights, val_items, np.searchsorted(classes, y_val)
+        if not self.early_stopping:
+            return None
+        rows, val_rows = self._split(labels, len(classes), rng)
+        return (
+            [items[i] for i in rows],
+            labels[rows],
+            None if weights is None else weights[rows] / weights[rows].mean(),
+            [items[i] for i in val_rows],
+            labels[val_rows],
+        )
+
+    def _split(self, labels, n_classes, rng):
+        n_val = max(n_classes, int(np.ceil(self.validation_fraction * len(labels))))
+        if np.bincount(labels).min() < 2 or n_val + n_classes > len(labels):
+            raise ValueError(
+                f"early_stopping=True cannot cut a validation part of {n_val} off {len(labels)} "
+                "images with every class in both; give it more images, or pass X_val and y_val."
+            )
+        return train_test_split(
+            np.arange(len(labels)), test_size=n_val, stratify=labels, random_state=rng
+        )
+
+    def _stopping(self, validation, backbone: Backbone) -> EarlyStopping | None:
+        if validation is None:
+            return None
+        items, labels = validation
+        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        return EarlyStopping(
+            pixels=stack_views(decoded),
+            labels=labels,
+            patience=int(self.n_iter_no_change) if self.early_stopping else None,
+            tol=float(self.tol),
+        )
+
+    def _pixels(self, items: list[Item], backbone: Backbone, rng: np.random.RandomState):
+        """Decode all images, and return what hands out their pixels by row number."""
+        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        if self.augment:
+            return lambda rows: augment([decoded[i] for i in rows], backbone.preprocess, rng)
+        views: Tensor = stack_views(decoded)
+        return lambda rows: views[rows]
+
+    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
+        steps = self.max_steps
+        if steps is None:
+            steps = self.epochs * -(-n_images // self.batch_size)
+        return Recipe(
+            n_steps=int(steps),
+            batch_size=int(self.batch_size),
+            micro_batch_size=int(self.micro_batch_size or self.batch_size),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            label_smoothing=float(self.label_smoothing),
+            dtype=choose_dtype(self.precision, backbone.device),
+            verbose=bool(self.verbose),
+        )
+
+    def _fitted_attributes(
+        self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
+    ) -> dict:
+        state = adaptation.state()
+        model = merged_once(backbone, state, lambda: adaptation)
+        return {
+            "classes_": classes,
+            self._state_attribute: state,
+            "text_features_": self._text_features(model, task.prompts, backbone),
+            "logit_scale_": task.logit_scale,
+            "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
+            "n_parameters_": backbone.n_parameters,
+            "backbone_fingerprint_": backbone.fingerprint,
+        }
+
+    def _forget(self) -> None:
+        """Drop what only some fits leave behind, so that no attribute is older than the rest."""
+        for name in ("validation_scores_", "best_validation_score_"):
+            self.__dict__.pop(name, None)
+
+    def _adapted_model(self, backbone: Backbone) -> nn.Module:
+        state = getattr(self, self._state_attribute)
+        owners = {name.partition("/")[0] for name in state}
+        targets = [t for t in find_targets(backbone.model) if t.name in owners]
+        return merged_once(backbone, state, lambda: self._new_adaptation(backbone, targets, state))
+
+
+def _weigh(
+    items: list[Item],
+    y: NDArray,
+    sample_weight: ArrayLike | None,
+    class_weight: dict | str | None,
+) -> tuple[list[Item], NDArray, NDArray[np.float32] | None]:
+    """Leave out rows of weight zero, and give the rest weights of mean 1 (None: all equal)."""
+    if sample_weight is None and class_weight is None:
+        return items, y, None
+    weights = np.ones(len(y))
+    if sample_weight is not None:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+        if weights.shape != (len(y),):
+            raise ValueError(
+                f"sample_weight has shape {weights.shape}, expected ({len(y)},): one per image."
+            )
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ValueError("sample_weight has negative, infinite or NaN entries.")
+        if not weights.any():
+            raise ValueError("sample_weight is zero everywhere; no image is left to learn from.")
+    kept = np.flatnonzero(weights)
+    items, y, weights = [items[i] for i in kept], y[kept], weights[kept]
+    if class_weight is not None:
+        weights = weights * compute_sample_weight(class_weight, y)
+    if (weights == weights[0]).all():
+        return items, y, None
+    return items, y, (weights / weights.mean()).astype(np.float32)
+
+
+class CLIPSVDClassifier(_TunedCLIPClassifier):
     """Few-shot image classifier that tunes only the singular values of CLIP's weight matrices.
 
     Every adapted matrix is ``W = U diag(s) V^T``; ``U``, ``V`` and everything else stay frozen and
@@ -73,9 +334,30 @@ class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
         Decoupled decay of the singular values towards zero.
     batch_size : int, default=32
         Images per step, in training and prediction.
+    micro_batch_size : int, optional
+        Images that pass through the model at once in training; gradients add up to those of the
+        whole batch. Lower it, not `batch_size`, where memory runs out.
     augment : bool, default=True
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
         off where left and right matter, as for text.
+    label_smoothing : float in [0, 1), default=0.0
+        Share of each target that is spread over all classes.
+    class_weight : dict of label to float, "balanced" or None, default=None
+        Weight of each class in the loss; ``"balanced"`` makes rare classes count as much as
+        frequent ones.
+    early_stopping : bool, default=False
+        Whether to stop when the validation part gets no better, and keep its best epoch (the
+        start included: the result is never worse there than zero-shot CLIP).
+    validation_fraction : float in (0, 1), default=0.1
+        Share of X to validate on with `early_stopping`; at least one image per class. Not used
+        where `fit` is given X_val and y_val.
+    n_iter_no_change : int, default=10
+        Epochs without a better one after which `early_stopping` stops.
+    tol : float, default=1e-4
+        By how much the validation accuracy must rise (or, at equal accuracy, the loss fall) to
+        count as better.
+    warm_start : bool, default=False
+        Whether `fit` starts from the numbers of the last fit instead of the frozen ones.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
         Number format of the matrix products: half precision on a GPU, float32 elsewhere. Singular
         values are always trained in float32.
@@ -102,8 +384,15 @@ class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
         Training loss of each step.
     n_iter_ : int
         Optimisation steps taken.
+    validation_scores_ : ndarray of shape (n_epochs + 1,)
+        Accuracy on the validation part before training and after each epoch. Only where there is
+        one.
+    best_validation_score_ : float
+        Accuracy of the best epoch. Only where there is a validation part.
     n_parameters_tuned_ : int
         How many numbers were trained.
+    n_parameters_ : int
+        How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
 
@@ -122,26 +411,8 @@ class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
     (2,)
     """
 
-    _parameter_constraints: dict = {
-        "model_name": [str],
-        "pretrained": [str, None],
-        "templates": [str, list, tuple],
-        "class_names": [Mapping, None],
-        "towers": [list, tuple],
-        "matrices": [list, tuple],
-        "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
-        "epochs": [Interval(Integral, 0, None, closed="left")],
-        "max_steps": [Interval(Integral, 0, None, closed="left"), None],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "augment": ["boolean"],
-        "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
-        "device": [str],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints: dict = _TUNING_CONSTRAINTS
+    _state_attribute = "singular_values_"
 
     def __init__(
         self,
@@ -158,7 +429,15 @@ class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
         lr=5e-4,
         weight_decay=0.01,
         batch_size=32,
+        micro_batch_size=None,
         augment=True,
+        label_smoothing=0.0,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        warm_start=False,
         precision="auto",
         device="auto",
         n_jobs=None,
@@ -177,235 +456,132 @@ class CLIPSVDClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.weight_decay = weight_decay
         self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
         self.augment = augment
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
+    def _new_adaptation(self, backbone, targets, state):
+        return SpectralAdaptation(targets, decompose(backbone, targets), state)
+
+
+class CLIPZeroShotClassifier(BaseCLIPClassifier):
+    """CLIP as it is: images are compared with the class texts, and nothing is trained.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-16"
+        As for `CLIPSVDClassifier`.
+    pretrained : str or None, default="openai"
+        As for `CLIPSVDClassifier`.
+    templates : str or list of str, default="a photo of a {}."
+        Prompts with ``{}`` for the class text; several are averaged as unit vectors.
+    class_names : mapping of label to str or list of str, optional
+        Words for each label. By default the label's own text, with spaces for underscores.
+    batch_size : int, default=32
+        Images per step of prediction.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        Number format of the matrix products: half precision on a GPU, float32 elsewhere.
+    device : str, default="auto"
+        A torch device. ``"auto"`` takes a GPU where there is one.
+    n_jobs : int, optional
+        Threads that read and decode images. By default as many as torch computes with.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    text_features_ : float32 ndarray of shape (n_classes, n_features)
+        Unit-length embedding of each class's prompts.
+    logit_scale_ : float
+        Factor of the cosine similarity.
+    n_parameters_ : int
+        How many numbers the frozen backbone has.
+    backbone_fingerprint_ : str
+        SHA-256 of the frozen weights.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPZeroShotClassifier
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPZeroShotClassifier("tiny").fit(None, sorted(set(labels)))
+    >>> clf.predict_proba(paths[:3]).shape
+    (3, 10)
+    """
+
+    _parameter_constraints: dict = {**MODEL_CONSTRAINTS, **PROMPT_CONSTRAINTS}
+
+    def __init__(
+        self,
+        model_name="ViT-B-16",
+        pretrained="openai",
+        *,
+        templates="a photo of a {}.",
+        class_names=None,
+        batch_size=32,
+        precision="auto",
+        device="auto",
+        n_jobs=None,
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.templates = templates
+        self.class_names = class_names
+        self.batch_size = batch_size
+        self.precision = precision
+        self.device = device
+        self.n_jobs = n_jobs
+
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike):
-        """Tune the singular values on a few labelled images.
+    def fit(self, X: ArrayLike | None, y: ArrayLike) -> Self:
+        """Learn which classes there are.
 
         Parameters
         ----------
-        X : sequence of n_images images
-            Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
-            encoded bytes, (height, width, 3) uint8 arrays.
+        X : sequence of n_images images, or None
+            Not looked at beyond its length, so that this estimator takes the place of one that
+            trains; None where there are no images.
         y : array-like of shape (n_images,)
-            Labels of any kind that scikit-learn classifies.
+            Labels; each needs to occur once.
 
         Returns
         -------
-        self : CLIPSVDClassifier
+        self : CLIPZeroShotClassifier
 
         Raises
         ------
         FileNotFoundError
-            Paths that do not exist, by index, or weights that cannot be had.
+            Weights that cannot be had.
         ValueError
-            A parameter out of its range; fewer than two classes; images that cannot be decoded,
-            by index and path.
-        FloatingPointError
-            Training diverged.
+            A parameter out of its range, or fewer than two classes.
         """
-        self._check_choices()
-        items, classes, labels = self._check_data(X, y)
+        y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
+        classes, _ = self._check_classes(y)
         backbone = self._load_backbone()
-        texts = class_texts(classes, self.class_names)
-        prompts = build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
-        targets = select_targets(
-            find_targets(backbone.model), self.towers, self.matrices, self.layers
-        )
-        rng = check_random_state(self.random_state)
-        pixels = self._pixels(items, backbone, rng)
-        adaptation = SpectralAdaptation(targets, decompose(backbone, targets))
-        recipe = self._recipe(len(items), backbone)
-        losses = train(
-            backbone, adaptation, prompts, pixels, labels, recipe, rng, backbone.logit_scale
-        )
-        with autocast(backbone.device, recipe.dtype):
-            merged = _merged_model(backbone, adaptation.state(), lambda: adaptation)
-            text_features = encode_exactly(merged, prompts)
-
+        prompts = self._prompts(classes, backbone)
+        self.text_features_ = self._text_features(backbone.model, prompts, backbone)
         self.classes_ = classes
-        self.singular_values_ = adaptation.state()
-        self.text_features_ = text_features.cpu().numpy()
         self.logit_scale_ = backbone.logit_scale
-        self.loss_curve_ = losses
-        self.n_iter_ = len(losses)
-        self.n_parameters_tuned_ = sum(p.numel() for p in adaptation.parameters())
+        self.n_parameters_ = backbone.n_parameters
         self.backbone_fingerprint_ = backbone.fingerprint
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Score images: ``logit_scale_`` times the cosine similarity with each class text.
-
-        Parameters
-        ----------
-        X : sequence of n_images images
-            As for `fit`.
-
-        Returns
-        -------
-        scores : float32 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
-            For two classes the second one's score minus the first one's.
-        """
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: ArrayLike) -> NDArray:
-        """Predict the label whose text is most similar to each image.
-
-        Parameters
-        ----------
-        X : sequence of n_images images
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_images,)
-        """
-        return self.classes_[self._scores(X).argmax(axis=1)]
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Predict class probabilities: the softmax of the scores.
-
-        Parameters
-        ----------
-        X : sequence of n_images images
-            As for `fit`.
-
-        Returns
-        -------
-        probabilities : float64 ndarray of shape (n_images, n_classes)
-        """
-        return softmax(self._scores(X).astype(np.float64), axis=1)
-
-    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Embed images with the adapted image tower.
-
-        Parameters
-        ----------
-        X : sequence of n_images images
-            As for `fit`.
-
-        Returns
-        -------
-        embeddings : float32 ndarray of shape (n_images, n_features)
-            Unit length.
-        """
-        return np.concatenate([features for features, _ in self._embed(X)])
-
     def __sklearn_tags__(self):
-        """Tell scikit-learn that X is one column of images, not a table of numbers."""
+        """Promise no accuracy on the training data: nothing is learnt from it."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.classifier_tags.poor_score = True
         return tags
 
-    def _check_choices(self) -> None:
-        for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
-            chosen = getattr(self, name)
-            if not chosen or not set(chosen) <= set(allowed):
-                raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
-
-    def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[list, NDArray, NDArray[np.intp]]:
-        items = as_items(X)
-        y = validate_data(self, X="no_validation", y=y)
-        check_classification_targets(y)
-        check_consistent_length(items, y)
-        classes, labels = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"y has one class only ({classes[0]!r}); {type(self).__name__} needs two or more."
-            )
-        check_exist(items)
-        return items, classes, labels
-
-    def _load_backbone(self) -> Backbone:
-        return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
-
-    def _n_threads(self) -> int:
-        return torch.get_num_threads() if self.n_jobs is None else effective_n_jobs(self.n_jobs)
-
-    def _pixels(self, items, backbone, rng):
-        """Decode all images, and return what hands out their pixels by row number."""
-        decoded = decode_all(items, backbone.preprocess, self._n_threads())
-        if not self.augment:
-            views = stack_views(decoded)
-            return lambda rows: views[rows]
-        return lambda rows: augment([decoded[i] for i in rows], backbone.preprocess, rng)
-
-    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
-        steps = self.max_steps
-        if steps is None:
-            steps = self.epochs * -(-n_images // self.batch_size)
-        return Recipe(
-            n_steps=int(steps),
-            batch_size=int(self.batch_size),
-            lr=float(self.lr),
-            weight_decay=float(self.weight_decay),
-            dtype=choose_dtype(self.precision, backbone.device),
-            verbose=bool(self.verbose),
-        )
-
-    def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
-        return np.concatenate([scores for _, scores in self._embed(X)])
-
-    def _embed(self, X: ArrayLike) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield embeddings and scores, batch by batch."""
-        check_is_fitted(self)
-        items = as_items(X)
-        check_exist(items)
-        backbone = self._load_backbone()
-        model = self._fitted_model(backbone)
-        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-        for features, n in embed(
-            model,
-            items,
-            backbone.preprocess,
-            device=backbone.device,
-            dtype=choose_dtype(self.precision, backbone.device),
-            batch_size=self.batch_size,
-            n_threads=self._n_threads(),
-        ):
-            scores = self.logit_scale_ * features @ text_features.T
-            yield features[:n].cpu().numpy(), scores[:n].cpu().numpy()
-
-    def _fitted_model(self, backbone: Backbone) -> nn.Module:
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                f"model_name={self.model_name!r}, pretrained={self.pretrained!r} are not the "
-                "weights that this classifier was fitted on (fingerprint "
-                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}). Use "
-                "the same weights, or fit again."
-            )
-        names = self.singular_values_.keys()
-        targets = [t for t in find_targets(backbone.model) if t.name in names]
-
-        def build() -> Adaptation:
-            factors = decompose(backbone, targets)
-            return SpectralAdaptation(targets, factors, self.singular_values_)
-
-        return _merged_model(backbone, self.singular_values_, build)
-
-
-def _merged_model(
-    backbone: Backbone, state: Mapping[str, NDArray], build: Callable[[], Adaptation]
-) -> nn.Module:
-    """Merge an adaptation into a private copy of the backbone, once per state and device."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(state[name]).data)
-
-    def make() -> tuple[nn.Module, int]:
-        adaptation = build()
-        model = merge(backbone.skeleton(), adaptation)
-        replaced = sum(model.get_parameter(name).nbytes for name in adaptation.by_tensor())
-        return model, replaced
-
-    key = (backbone.fingerprint, str(backbone.device), digest.hexdigest())
-    return MERGED.get_or_make(key, make)
+    def _adapted_model(self, backbone):
+        return backbone.model

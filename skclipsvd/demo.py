@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import joblib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.model_selection import train_test_split
 
 from .classifiers import CLIPSVDClassifier
 from .datasets import load_handwritten_digits
@@ -47,23 +46,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
-    total = clf.count_parameters()
     file = io.BytesIO()
     joblib.dump(clf, file)
-    print(f"tuned {clf.n_parameters_tuned_:,} of {total:,} parameters in {seconds:.0f} s")
+    print(
+        f"tuned {clf.n_parameters_tuned_:,} of {clf.n_parameters_:,} parameters in {seconds:.0f} s"
+    )
     print(f"saved classifier: {len(file.getvalue()) / 1024:.0f} KiB")
 
 
-def _draw_sheet(paths, labels, predicted, seed: int, columns: int = 8, rows: int = 4) -> Image.Image:
+def _draw_sheet(
+    paths, labels, predicted, seed: int, columns: int = 8, rows: int = 4
+) -> Image.Image:
     """Draw some test images; wrong predictions are red."""
     chosen = np.random.RandomState(seed).choice(len(paths), columns * rows, replace=False)
-    sheet = Image.new("RGB", (columns * (_TILE + 8) + 8, rows * (_TILE + _CAPTION + 8) + 8), "white")
+    sheet = Image.new(
+        "RGB", (columns * (_TILE + 8) + 8, rows * (_TILE + _CAPTION + 8) + 8), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for place, i in enumerate(chosen):
         x = 8 + place % columns * (_TILE + 8)
         y = 8 + place // columns * (_TILE + _CAPTION + 8)
         with Image.open(paths[i]) as image:
-            sheet.paste(image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST), (x, y))
+            sheet.paste(
+                image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST), (x, y)
+            )
         colour = "#1a7f37" if predicted[i] == labels[i] else "#cf222e"
         draw.text((x, y + _TILE + 1), str(predicted[i]), fill=colour, font=font)
         draw.text((x, y + _TILE + 16), f"true: {labels[i]}", fill="#57606a", font=font)

@@ -124,7 +124,7 @@ def _as_item(index: int, item: Any) -> Item:
         return _as_item(index, item[0])
     if isinstance(item, (str, bytes, Image.Image)):
         return item
-    if item is None or item != item or type(item).__name__ in {"NAType", "NaTType"}:
+    if item is None or type(item).__name__ in {"NAType", "NaTType"} or item != item:
         raise ValueError(f"X[{index}] is missing (NaN or None); drop the row or give it an image.")
     raise TypeError(
         f"X[{index}] is a {type(item).__name__}; expected a path (str or Path), encoded bytes, a "
@@ -260,7 +260,7 @@ def augment(
         pixels = image.source[top : top + crop_height, left : left + crop_width]
         if rng.uniform() < 0.5:
             pixels = pixels[:, ::-1]
-        pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
         crops.append(tvf.resize(pixels, list(size), _interpolation(preprocess), antialias=True))
     return torch.stack(crops)
 

@@ -1,6 +1,6 @@
 """Adaptations: each turns a few trained numbers into replacement weights of a frozen CLIP."""
 
-from ._base import Adaptation, merge
+from ._base import Adaptation, install, merge
 from .spectral import SpectralAdaptation
 from .targets import Target, find_targets, select_targets
 
@@ -9,6 +9,7 @@ __all__ = [
     "SpectralAdaptation",
     "Target",
     "find_targets",
+    "install",
     "merge",
     "select_targets",
 ]

@@ -1,0 +1,60 @@
+"""What every benchmark writes down: the numbers, what made them, and on what machine."""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import open_clip
+import sklearn
+import torch
+
+import skclipsvd
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine():
+    """Describe the hardware and the versions that a figure depends on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "scikit-learn": sklearn.__version__,
+        "skclipsvd": skclipsvd.__version__,
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def write(name, settings, rows):
+    """Save a benchmark's rows as JSON under ``benchmarks/results``."""
+    RESULTS.mkdir(exist_ok=True)
+    report = {
+        "command": f"python -m benchmarks.{name}",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "settings": settings,
+        "rows": rows,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path}")
+
+
+def table(header, rows):
+    """Format rows as a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

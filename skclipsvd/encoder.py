@@ -1,0 +1,161 @@
+"""CLIPEncoder: images -> embeddings, a plain transformer."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from ._base import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone
+from .images import as_items, check_exist
+
+
+class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Turn images into unit-length CLIP embeddings, for estimators that want numbers.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-16"
+        As for `CLIPSVDClassifier`.
+    pretrained : str or None, default="openai"
+        As for `CLIPSVDClassifier`.
+    classifier : fitted classifier of this package or None, default=None
+        Embed with its adapted image tower; `model_name` and `pretrained` are then the
+        classifier's and not looked at. `sklearn.base.clone` forgets what an estimator has
+        learnt, so inside a pipeline that is searched or cross-validated wrap it:
+        ``CLIPEncoder(classifier=FrozenEstimator(clf))``.
+    batch_size : int, default=32
+        Images per step.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        Number format of the matrix products: half precision on a GPU, float32 elsewhere.
+    device : str, default="auto"
+        A torch device. ``"auto"`` takes a GPU where there is one.
+    n_jobs : int, optional
+        Threads that read and decode images. By default as many as torch computes with.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Length of an embedding.
+    backbone_fingerprint_ : str
+        SHA-256 of the frozen weights.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skclipsvd import CLIPEncoder
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> pipeline = make_pipeline(CLIPEncoder("tiny"), LogisticRegression(max_iter=1000))
+    >>> pipeline.fit(paths[:100], labels[:100]).predict(paths[100:102]).shape
+    (2,)
+    """
+
+    _parameter_constraints: dict = {
+        **MODEL_CONSTRAINTS,
+        "classifier": [BaseCLIPClassifier, FrozenEstimator, None],
+    }
+
+    def __init__(
+        self,
+        model_name="ViT-B-16",
+        pretrained="openai",
+        *,
+        classifier=None,
+        batch_size=32,
+        precision="auto",
+        device="auto",
+        n_jobs=None,
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.classifier = classifier
+        self.batch_size = batch_size
+        self.precision = precision
+        self.device = device
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Check the images' container and load the model; nothing is learnt.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `CLIPSVDClassifier.fit`.
+        y : object, optional
+            Not looked at.
+
+        Returns
+        -------
+        self : CLIPEncoder
+
+        Raises
+        ------
+        NotFittedError
+            `classifier` is not fitted.
+        FileNotFoundError
+            Weights that cannot be had.
+        """
+        as_items(X)
+        backbone, model = self._model()
+        black = np.zeros((2, 2, 3), dtype=np.uint8)
+        self.n_features_out_ = next(self._embed(model, backbone, [black]))[0].shape[1]
+        self.backbone_fingerprint_ = backbone.fingerprint
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Embed images.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `fit`.
+
+        Returns
+        -------
+        embeddings : float32 ndarray of shape (n_images, n_features_out_)
+            Unit length.
+        """
+        check_is_fitted(self)
+        items = as_items(X)
+        check_exist(items)
+        backbone, model = self._model()
+        batches = self._embed(model, backbone, items)
+        return np.concatenate([features[:n].cpu().numpy() for features, n in batches])
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+    def __sklearn_tags__(self):
+        """Tell scikit-learn that X is one column of images, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        return tags
+
+    def _model(self):
+        if self.classifier is None:
+            backbone = self._load_backbone()
+            return backbone, backbone.model
+        frozen = isinstance(self.classifier, FrozenEstimator)
+        classifier = self.classifier.estimator if frozen else self.classifier
+        check_is_fitted(
+            classifier,
+            msg="CLIPEncoder(classifier=...): this %(name)s is not fitted. Fit it first; where the "
+            "encoder is cloned (in searches and cross-validation), pass "
+            "classifier=FrozenEstimator(fitted).",
+        )
+        backbone = classifier._load_backbone()
+        return backbone, classifier._checked_model(backbone)

@@ -1,0 +1,133 @@
+"""Does it compute what the paper and open_clip compute?"""
+
+import numpy as np
+import open_clip
+import published
+import pytest
+import torch
+from open_clip.transform import image_transform_v2
+from PIL import Image
+
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.backbone import load_backbone
+
+TEMPLATE = "a photo of a {}."
+
+
+def private_model(name):
+    """A model of the test's own, and open_clip's own preprocessing for it."""
+    backbone = load_backbone(name, None, torch.device("cpu"))
+    model = open_clip.CLIP(**config_of(name))
+    model.load_state_dict(backbone.model.state_dict())
+    model.eval()
+    return model, image_transform_v2(backbone.preprocess, is_train=False)
+
+
+def config_of(name):
+    import json
+    from pathlib import Path
+
+    import skclipsvd
+
+    if name == "tiny":
+        path = Path(skclipsvd.__file__).parent / "models" / "tiny.json"
+    else:
+        path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    return json.loads(path.read_text())["model_cfg"]
+
+
+def inputs(transform, paths, classes):
+    images = torch.stack([transform(Image.open(path)) for path in paths])
+    tokens = open_clip.SimpleTokenizer()([TEMPLATE.format(name) for name in classes])
+    return images, tokens
+
+
+@pytest.fixture(params=["small", "tiny"])
+def model_name(request, small_model):
+    return small_model if request.param == "small" else "tiny"
+
+
+def test_fifty_steps_equal_the_published_update(model_name, photographs):
+    paths, labels = photographs
+    settings = dict(steps=50, lr=5e-4, weight_decay=0.01)
+    clf = CLIPSVDClassifier(
+        model_name, max_steps=50, lr=5e-4, augment=False, batch_size=len(paths), random_state=0
+    ).fit(paths, labels)
+
+    model, transform = private_model(model_name)
+    images, tokens = inputs(transform, paths, clf.classes_)
+    targets = torch.from_numpy(np.searchsorted(clf.classes_, labels))
+    before = {
+        k: s.detach().clone()
+        for k, s in published.singular_values(published.factorise(model)).items()
+    }
+    losses = published.train(model, images, tokens, targets, **settings)
+    expected = published.singular_values(model)
+
+    assert clf.singular_values_.keys() == expected.keys()
+    np.testing.assert_allclose(clf.loss_curve_, losses, rtol=1e-4)
+    for name, values in expected.items():
+        moved = (values - before[name]).norm()
+        error = (torch.from_numpy(clf.singular_values_[name]) - values).norm()
+        assert moved > 0, name
+        assert error <= 1e-4 * values.norm(), (name, float(error / values.norm()))
+    with torch.no_grad():
+        published_logits = (
+            model.logit_scale.exp()
+            * torch.nn.functional.normalize(model.encode_image(images), dim=-1)
+            @ torch.nn.functional.normalize(model.encode_text(tokens), dim=-1).T
+        )
+    ours = clf.decision_function(paths)
+    theirs = (published_logits[:, 1] - published_logits[:, 0]).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=1e-3)
+
+
+def test_zero_steps_are_open_clips_own_zero_shot_exactly(model_name, digits):
+    paths, labels = digits[0][:32], digits[1][:32]
+    clf = CLIPSVDClassifier(model_name, max_steps=0).fit(paths, labels)
+
+    model, transform = private_model(model_name)
+    images, tokens = inputs(transform, paths, clf.classes_)
+    with torch.no_grad():
+        expected, _ = model.get_logits(images, tokens)
+    np.testing.assert_array_equal(clf.decision_function(paths), expected.numpy())
+    assert clf.n_iter_ == 0
+    assert clf.loss_curve_.shape == (0,)
+
+
+def test_several_templates_are_open_clips_own_ensemble(small_model, digits):
+    paths, labels = digits[0][:20], digits[1][:20]
+    templates = ["a photo of a {}.", "a drawing of the {}.", "{}"]
+    clf = CLIPSVDClassifier(small_model, max_steps=0, templates=templates).fit(paths, labels)
+    model, _ = private_model(small_model)
+    expected = open_clip.build_zero_shot_classifier(
+        model, open_clip.SimpleTokenizer(), list(clf.classes_), [t.format for t in templates]
+    )
+    np.testing.assert_allclose(clf.text_features_, expected.T.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_tokens_factor", [0.5, 4])
+def test_factored_and_rebuilt_forms_agree(small_model, n_tokens_factor):
+    from skclipsvd.adaptation import SpectralAdaptation, find_targets
+    from skclipsvd.adaptation.spectral import _rebuilding_is_cheaper, decompose
+
+    backbone = load_backbone(small_model, None, torch.device("cpu"))
+    target = next(t for t in find_targets(backbone.model) if t.name == "image.1.v")
+    n_tokens = int(n_tokens_factor * target.rank)
+    assert _rebuilding_is_cheaper(target, n_tokens) == (n_tokens > 2 * target.rank)
+    frozen = backbone.model.state_dict()[target.tensor][slice(*target.rows)]
+    adaptation = SpectralAdaptation([target], decompose(backbone, [target]))
+    with torch.no_grad():
+        adaptation.s["image.1.v"].mul_(1.5)
+    x = torch.randn(n_tokens, target.shape[1], generator=torch.Generator().manual_seed(0))
+    gradients, outputs = [], []
+    for form in (
+        lambda: adaptation.linear(target, x, frozen, None),
+        lambda: x @ adaptation.weight(target, frozen).T,
+    ):
+        adaptation.s["image.1.v"].grad = None
+        outputs.append(form())
+        outputs[-1].square().sum().backward()
+        gradients.append(adaptation.s["image.1.v"].grad.clone())
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
