@@ -15,7 +15,7 @@ import torch
 from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
@@ -64,7 +64,7 @@ class UsesBackbone:
         )
 
 
-class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, BaseEstimator):
+class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator):
     """Base of the classifiers that compare images with class texts."""
 
     @abstractmethod
@@ -232,6 +232,7 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _check_labels(self, y: ArrayLike) -> NDArray:

@@ -23,7 +23,7 @@ from .adaptation import Adaptation, SpectralAdaptation, Target, find_targets, se
 from .adaptation.spectral import decompose
 from .adaptation.targets import MATRICES, THIRDS, TOWERS
 from .backbone import Backbone
-from .images import Item, as_items, augment, check_exist, decode_all, stack_views
+from .images import Item, as_items, augment, check_exist, decode_all, identity, stack_views
 from .inference import choose_dtype
 from .training import EarlyStopping, Recipe, Task, train
 
@@ -113,6 +113,8 @@ class _TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if validation is not None:
             items, labels, weights, *validation = validation
         check_exist(items)
+        if len(items) <= self.batch_size and not self.augment:
+            items, labels, weights = _merge_equal(items, labels, weights)
 
         backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
@@ -189,7 +191,7 @@ class _TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         return (
             [items[i] for i in rows],
             labels[rows],
-            None if weights is None else weights[rows] / weights[rows].mean(),
+            None if weights is None else _mean_one(weights[rows].astype(np.float64)),
             [items[i] for i in val_rows],
             labels[val_rows],
         )
@@ -291,9 +293,31 @@ def _weigh(
     items, y, weights = [items[i] for i in kept], y[kept], weights[kept]
     if class_weight is not None:
         weights = weights * compute_sample_weight(class_weight, y)
+    return items, y, _mean_one(weights)
+
+
+def _merge_equal(
+    items: list[Item], labels: NDArray[np.intp], weights: NDArray[np.float32] | None
+) -> tuple[list[Item], NDArray[np.intp], NDArray[np.float32] | None]:
+    """Replace repetitions by weights, in an order that the caller's order does not change.
+
+    Every step of whole-batch training without augmentation sums over the same images. Encoding an
+    image once and sorting them saves time, and gives the same bits for repetition as for weights.
+    """
+    weights = np.ones(len(items)) if weights is None else weights.astype(np.float64)
+    merged: dict[tuple, list] = {}
+    for item, label, weight in zip(items, labels, weights, strict=True):
+        row = merged.setdefault((str(identity(item)), label), [item, label, 0.0])
+        row[2] += weight
+    items, labels, weights = zip(*(merged[key] for key in sorted(merged)), strict=True)
+    return list(items), np.array(labels), _mean_one(np.array(weights))
+
+
+def _mean_one(weights: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Scale weights to mean 1; None where they are all equal."""
     if (weights == weights[0]).all():
-        return items, y, None
-    return items, y, (weights / weights.mean()).astype(np.float32)
+        return None
+    return (weights / weights.mean()).astype(np.float32)
 
 
 class CLIPSVDClassifier(_TunedCLIPClassifier):

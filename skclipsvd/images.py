@@ -290,7 +290,7 @@ def random_crop(
 
 
 def _decode_shared(item: Item, preprocess: PreprocessCfg, keep: bool) -> Decoded:
-    key = (_identity(item), _config_key(preprocess))
+    key = (identity(item), _config_key(preprocess))
     if not keep:
         found = IMAGES.get(key)
         return _decode(item, preprocess, with_source=False) if found is None else found
@@ -302,7 +302,7 @@ def _decode_shared(item: Item, preprocess: PreprocessCfg, keep: bool) -> Decoded
     return IMAGES.get_or_make(key, make)
 
 
-def _identity(item: Item) -> tuple:
+def identity(item: Item) -> tuple:
     """What makes two items the same image: a path with its stamp, or the content itself."""
     if isinstance(item, str):
         stat = os.stat(item)

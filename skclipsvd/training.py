@@ -305,10 +305,13 @@ def _training_mode(model: nn.Module) -> None:
 def _epochs(
     n: int, recipe: Recipe, rng: np.random.RandomState
 ) -> Iterator[Iterator[NDArray[np.intp]]]:
-    """Yield epochs, each an iterator over the row numbers of its batches in a new order."""
+    """Yield epochs, each an iterator over the row numbers of its batches.
+
+    The order is new in every epoch, but for one whole batch, where it would change no sum.
+    """
     per_epoch = recipe.steps_per_epoch(n)
     for first_step in range(0, recipe.n_steps, per_epoch):
-        order = rng.permutation(n)
+        order = rng.permutation(n) if per_epoch > 1 else np.arange(n)
         starts = range(0, n, recipe.batch_size)[: recipe.n_steps - first_step]
         yield (order[start : start + recipe.batch_size] for start in starts)
 

@@ -109,7 +109,7 @@ def contrastive_loss(logits, true, own):
     return (by_picture + F.cross_entropy(columns, rows)) / 2
 
 
-def batch_loss(model, painter, captioner, vocab, args, level, weight):
+def batch_loss(model, painter, captioner, vocab, args, level):
     """Draw a batch and return the loss, and the share of glyphs named right among their kind."""
     glyphs, names = painter.glyphs(args.glyphs, level, args.digits)
     scenes, scene_rows = painter.scenes(args.scenes, level)
@@ -130,16 +130,15 @@ def batch_loss(model, painter, captioner, vocab, args, level, weight):
     true = truth(rows, torch.tensor([stated[text] for text in texts]))
     logits = scale * features[some:] @ encode_text(model, vocab(texts)).T
     second = contrastive_loss(logits, true, own)
-    return loss + weight * second, right, second
+    return loss + args.contrast * second, right, second
 
 
-def rate(step, steps, peak, warmup=150, floor=0.01):
-    """Linear warm-up, then a cosine to `floor` times `peak`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (
-        floor + (1 - floor) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
-    )
+def rate(seen, total, peak, warmup=20_000, tail=0.3):
+    """Learning rate after `seen` pictures: a short rise, a long plateau, and a fall over the last `tail`.
+
+    The plateau lets an interrupted run go on with another total.
+    """
+    return peak * min(1.0, (seen + 1) / warmup, max(0.005, (1 - seen / total) / tail))
 
 
 def make_optimizer(model, decay):
@@ -196,7 +195,8 @@ def train(args):
     model = CLIP(**config)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = make_optimizer(model, args.decay)
-    start, steps = 0, args.pictures // (args.glyphs + args.scenes)
+    size = args.glyphs + args.scenes
+    start, steps = 0, args.pictures // size
     if args.checkpoint and Path(args.checkpoint).exists():
         state = torch.load(args.checkpoint, weights_only=True)
         model.load_state_dict(state["model"]), average.load_state_dict(state["average"])
@@ -206,11 +206,10 @@ def train(args):
     painter = Painter(bank, args.seed + start, split_families(bank, args.held_out))
     captioner, begun, seen = Captioner(args.seed + start), time.time(), []
     for step in range(start, steps):
-        level = min(1.0, step / (args.easy * steps))
-        weight = 0.3 + 0.7 * step / steps
+        level = min(1.0, max(0.0, (step * size - args.easy[0]) / (args.easy[1] - args.easy[0])))
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, args.lr)
-        loss, right, second = batch_loss(model, painter, captioner, vocab, args, level, weight)
+            group["lr"] = rate(step * size, steps * size, args.lr)
+        loss, right, second = batch_loss(model, painter, captioner, vocab, args, level)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -265,18 +264,24 @@ def main():
     parser.add_argument(
         "--checkpoint", default="", help="file to go on from, and to write while training"
     )
-    parser.add_argument("--pictures", type=int, default=1_500_000)
-    parser.add_argument("--glyphs", type=int, default=176, help="letters and digits per batch")
-    parser.add_argument("--scenes", type=int, default=80, help="shapes and textures per batch")
+    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--glyphs", type=int, default=96, help="letters and digits per batch")
+    parser.add_argument("--scenes", type=int, default=32, help="shapes and textures per batch")
     parser.add_argument(
-        "--captioned", type=int, default=32, help="glyphs per batch that get full captions"
+        "--captioned", type=int, default=16, help="glyphs per batch that get full captions"
     )
     parser.add_argument(
         "--digits", type=float, default=0.5, help="share of digits among the glyphs"
     )
     parser.add_argument(
-        "--easy", type=float, default=0.15, help="share of the run until all degradations are on"
+        "--easy",
+        type=int,
+        nargs=2,
+        default=[40_000, 240_000],
+        metavar=("FROM", "TO"),
+        help="pictures between which degradations grow from nothing to everything",
     )
+    parser.add_argument("--contrast", type=float, default=0.5, help="weight of the contrastive loss")
     parser.add_argument(
         "--held-out", type=int, default=6, help="leave out every so many-th font family"
     )
