@@ -2,13 +2,14 @@
 
 from ._memory import cache_info, clear_caches
 from ._version import __version__
-from .classifiers import CLIPSVDClassifier, CLIPZeroShotClassifier
+from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from .encoder import CLIPEncoder
 from .linear import CosineClassifier
 from .persistence import load_adapter
 
 __all__ = [
     "CLIPSVDClassifier",
+    "CLIPLoRAClassifier",
     "CLIPZeroShotClassifier",
     "CLIPEncoder",
     "CosineClassifier",

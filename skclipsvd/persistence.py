@@ -105,7 +105,7 @@ def load_adapter(path: str | Path) -> BaseCLIPClassifier:
 def _rebuild(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> BaseCLIPClassifier:
     from . import classifiers
 
-    known = {"CLIPSVDClassifier", "CLIPZeroShotClassifier"}
+    known = {"CLIPSVDClassifier", "CLIPLoRAClassifier", "CLIPZeroShotClassifier"}
     if header["estimator"] not in known:
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     parameters = dict(header["parameters"])

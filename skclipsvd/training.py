@@ -217,6 +217,7 @@ class _Encoders:
 
     def __init__(self, model: nn.Module, task: Task, adaptation: Adaptation, recipe: Recipe):
         self.model, self.task, self.recipe = model, task, recipe
+        self.adaptation = adaptation
         self.prompts = shorten(model, task.prompts)
         self.targets = torch.from_numpy(task.labels).to(task.backbone.device)
         self.weights = None
@@ -234,7 +235,7 @@ class _Encoders:
         The texts are encoded once for the whole batch: micro-batches collect the gradient of the
         text features, which then goes back through the text tower in one piece.
         """
-        _training_mode(self.model)
+        self._train(True)
         text = self._encode_text() if self.frozen_text is None else self.frozen_text
         leaf = text.detach().requires_grad_(text.requires_grad)
         total = torch.zeros((), device=leaf.device)
@@ -250,7 +251,7 @@ class _Encoders:
     @torch.no_grad()
     def evaluate(self, stopping: EarlyStopping) -> tuple[float, float]:
         """Return accuracy and mean loss on a validation part."""
-        self.model.eval()
+        self._train(False)
         text = self._encode_text()
         parts = stopping.pixels.split(self.recipe.micro_batch_size)
         images = torch.cat([self._encode_pixels(part) for part in parts])
@@ -290,16 +291,17 @@ class _Encoders:
 
     @torch.no_grad()
     def _frozen(self, encode: Callable[[], Tensor]) -> Tensor:
-        self.model.eval()
+        self._train(False)
         return encode()
 
-
-def _training_mode(model: nn.Module) -> None:
-    """Switch dropout on, as published, and keep running statistics frozen: they are shared."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    def _train(self, on: bool) -> None:
+        """Switch dropout on, as published, and keep running statistics frozen: they are shared."""
+        if self.model.training is on:
+            return
+        self.adaptation.training = on
+        for module in self.model.train(on).modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _epochs(

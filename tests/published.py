@@ -1,8 +1,8 @@
-"""The published update, re-implemented literally and independently of the package.
+"""The published updates, re-implemented literally and independently of the package.
 
-Every adapted matrix is three layers (V, s, U); attention is written out; every prompt is padded to
-the full context; AdamW on s with torch's own cosine schedule. Only open_clip's building blocks and
-the tokeniser are borrowed.
+CLIP-SVD: every adapted matrix is three layers (V, s, U). CLIP-LoRA: a low-rank product beside the
+frozen one. Attention is written out; every prompt is padded to the full context; AdamW with torch's
+own cosine schedule. Only open_clip's building blocks and the tokeniser are borrowed.
 """
 
 import torch
@@ -72,10 +72,50 @@ def singular_values(model):
     return found
 
 
-def train(model, images, tokens, targets, *, steps, lr, weight_decay):
-    """Train a factorised model on one whole batch and return the losses."""
-    values = list(singular_values(model).values())
-    optimiser = torch.optim.AdamW(values, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
+class LoRALinear(nn.Module):
+    """CLIP-LoRA's layer: the frozen product, plus scale * B A applied to the same input."""
+
+    def __init__(self, weight, bias, a, rank, alpha):
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.a = nn.Parameter(a.clone())
+        self.b = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.scaling = alpha / rank**0.5
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias) + x @ (self.b @ self.a).T * self.scaling
+
+
+class PlainLoRAAttention(nn.Module):
+    def __init__(self, attention, starts, rank, alpha):
+        super().__init__()
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        self.q, self.k, self.v = (
+            LoRALinear(w.detach(), b.detach(), a, rank, alpha)
+            for w, b, a in zip(weights, biases, starts, strict=True)
+        )
+        self.o, self.heads = attention.out_proj, attention.num_heads
+
+    forward = PlainAttention.forward
+
+
+def add_lora(model, starts, rank, alpha):
+    """Put LoRA layers into a private open_clip model; `starts` holds A by matrix name."""
+    model.requires_grad_(False)
+    layers = {}
+    for tower, transformer in (("image", model.visual.transformer), ("text", model.transformer)):
+        for i, block in enumerate(transformer.resblocks):
+            names = [f"{tower}.{i}.{role}" for role in "qkv"]
+            block.attn = PlainLoRAAttention(
+                block.attn, [starts[name] for name in names], rank, alpha
+            )
+            layers.update(zip(names, (block.attn.q, block.attn.k, block.attn.v), strict=True))
+    return layers
+
+
+def optimise(model, parameters, images, tokens, targets, *, steps, lr, weight_decay):
+    """Run the loop that both papers share on one whole batch and return the losses."""
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps, eta_min=1e-6)
     losses = []
     for _ in range(steps):

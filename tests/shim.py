@@ -76,7 +76,9 @@ class NumericZeroShot(NumericRows, CLIPZeroShotClassifier):
         CLIPZeroShotClassifier.fit(self, paths, y)
 
 
-SVD = NumericSVD("stand-in", max_steps=200, lr=0.1, weight_decay=0.0, batch_size=1000, augment=False)
+SVD = NumericSVD(
+    "stand-in", max_steps=200, lr=0.1, weight_decay=0.0, batch_size=1000, augment=False
+)
 ZERO_SHOT = NumericZeroShot("stand-in")
 
 

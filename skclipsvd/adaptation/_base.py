@@ -21,10 +21,16 @@ class Adaptation(ABC):
     ----------
     targets : sequence of Target
         The matrices it changes.
+
+    Attributes
+    ----------
+    training : bool
+        Whether `linear` computes for a training step (dropout) or for an answer.
     """
 
     def __init__(self, targets: Sequence[Target]):
         self.targets = tuple(targets)
+        self.training = False
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -135,7 +141,7 @@ def install(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
     """
     groups = adaptation.by_tensor()
     for path, module in list(skeleton.named_modules()):
-        if type(module) is nn.MultiheadAttention and f"{path}.in_proj_weight" in groups:
+        if type(module) is nn.MultiheadAttention and _touches(path, groups):
             _replace(skeleton, path, _attention(path, module, adaptation, groups))
         elif isinstance(module, nn.Linear) and f"{path}.weight" in groups:
             targets = groups.pop(f"{path}.weight")
@@ -214,9 +220,13 @@ def _attention(
     adaptation: Adaptation,
     groups: Mapping[str, list[Target]],
 ) -> AdaptedAttention:
-    in_targets = groups.pop(f"{path}.in_proj_weight")
+    in_targets = groups.pop(f"{path}.in_proj_weight", [])
     in_proj = AdaptedLinear(module.in_proj_weight, module.in_proj_bias, in_targets, adaptation)
     return AdaptedAttention(in_proj, module.out_proj, module.num_heads, module.batch_first)
+
+
+def _touches(path: str, groups: Mapping[str, list[Target]]) -> bool:
+    return f"{path}.in_proj_weight" in groups or f"{path}.out_proj.weight" in groups
 
 
 def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -1,0 +1,325 @@
+"""What the classifiers share that train: from images and labels to fitted numbers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import check_consistent_length
+from torch import Tensor, nn
+
+from ._base import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS, BaseCLIPClassifier, merged_once
+from ._callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
+from .adaptation import Adaptation, Target, find_targets, select_targets
+from .adaptation.targets import MATRICES, THIRDS, TOWERS
+from .backbone import Backbone
+from .images import Item, as_items, augment, check_exist, decode_all, identity, stack_views
+from .inference import choose_dtype
+from .training import EarlyStopping, Recipe, Task, train
+
+_POSITIVE = Interval(Integral, 1, None, closed="left")
+_NOT_NEGATIVE = Interval(Integral, 0, None, closed="left")
+TUNING_CONSTRAINTS: dict = {
+    **MODEL_CONSTRAINTS,
+    **PROMPT_CONSTRAINTS,
+    "towers": [list, tuple],
+    "matrices": [list, tuple],
+    "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
+    "epochs": [_NOT_NEGATIVE],
+    "max_steps": [_NOT_NEGATIVE, None],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "micro_batch_size": [_POSITIVE, None],
+    "augment": ["boolean"],
+    "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [_POSITIVE],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+
+class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
+    """Base of the classifiers that train a few numbers of both towers."""
+
+    _state_attribute: str
+
+    @abstractmethod
+    def _new_adaptation(
+        self,
+        backbone: Backbone,
+        targets: Sequence[Target],
+        state: Mapping[str, NDArray] | None,
+        rng: np.random.RandomState | None,
+    ) -> Adaptation:
+        """Build the adaptation of `targets`, before training or from a fitted state."""
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
+        """Adapt CLIP to a few labelled images.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
+            encoded images (bytes), (height, width, 3) uint8 arrays.
+        y : array-like of shape (n_images,)
+            Labels of any kind that scikit-learn classifies.
+        sample_weight : array-like of shape (n_images,), optional
+            Weight of each image in the loss. A weight of zero is the same as leaving it out.
+        X_val, y_val : sequence of images and array-like of labels, optional
+            Validation part; its accuracy after every epoch is kept in `validation_scores_`. With
+            `early_stopping` it takes the place of a part of X.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        ValueError
+            A parameter out of its range; fewer than two classes; images that cannot be decoded,
+            by index and path.
+        FloatingPointError
+            Training diverged.
+        """
+        self._check_choices()
+        items, y = self._check_data(X, y)
+        items, y, weights = _weigh(items, y, sample_weight, self.class_weight)
+        classes, labels = self._check_classes(y)
+        rng = check_random_state(self.random_state)
+        validation = self._validation_part(items, classes, labels, weights, X_val, y_val, rng)
+        if validation is not None:
+            items, labels, weights, *validation = validation
+        check_exist(items)
+        if len(items) <= self.batch_size and not self.augment:
+            items, labels, weights = _merge_equal(items, labels, weights)
+
+        backbone = self._load_backbone()
+        prompts = self._prompts(classes, backbone)
+        adaptation = self._start(backbone, rng)
+        recipe = self._recipe(len(items), backbone)
+        stopping = self._stopping(validation, backbone)
+        task = Task(
+            backbone=backbone,
+            prompts=prompts,
+            logit_scale=backbone.logit_scale,
+            pixels=self._pixels(items, backbone, rng),
+            fixed_pixels=not self.augment,
+            labels=labels,
+            weights=weights,
+        )
+
+        def attributes() -> dict:
+            return self._fitted_attributes(backbone, adaptation, classes, task)
+
+        monitor = FitMonitor(
+            self,
+            n_epochs=-(-recipe.n_steps // recipe.steps_per_epoch(len(items))),
+            X=items,
+            y=classes[labels],
+            metadata=None if weights is None else {"sample_weight": weights},
+            fitted_attributes=attributes,
+        )
+        losses = train(task, adaptation, recipe, rng, monitor, stopping)
+
+        fitted = attributes()
+        fitted.update(loss_curve_=losses, n_iter_=len(losses))
+        self._forget()
+        if stopping is not None:
+            fitted["validation_scores_"] = np.array(stopping.scores)
+            fitted["best_validation_score_"] = float(stopping.best[0])
+        self.__dict__.update(fitted)
+        monitor.fit_ended()
+        return self
+
+    def _check_choices(self) -> None:
+        for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
+            chosen = getattr(self, name)
+            if not chosen or not set(chosen) <= set(allowed):
+                raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
+
+    def _start(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
+        """Build the adaptation to train, from the last fit's numbers where `warm_start` says so."""
+        targets = select_targets(
+            find_targets(backbone.model), self.towers, self.matrices, self.layers
+        )
+        state = getattr(self, self._state_attribute, None) if self.warm_start else None
+        if state is not None and backbone.fingerprint != self.backbone_fingerprint_:
+            raise ValueError(
+                "warm_start=True, but the weights are not those of the last fit. Use the same "
+                "model_name and pretrained, or warm_start=False."
+            )
+        return self._new_adaptation(backbone, targets, state, rng)
+
+    def _validation_part(self, items, classes, labels, weights, X_val, y_val, rng):
+        """Check the given validation part, or cut one off; (train ..., items, labels) or None."""
+        if X_val is not None or y_val is not None:
+            if X_val is None or y_val is None:
+                raise ValueError("X_val and y_val belong together; one of them is None.")
+            val_items, y_val = as_items(X_val), self._check_labels(y_val)
+            check_consistent_length(val_items, y_val)
+            unknown = np.setdiff1d(y_val, classes)
+            if len(unknown):
+                raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
+            check_exist(val_items)
+            return items, labels, weights, val_items, np.searchsorted(classes, y_val)
+        if not self.early_stopping:
+            return None
+        rows, val_rows = self._split(labels, len(classes), rng)
+        return (
+            [items[i] for i in rows],
+            labels[rows],
+            None if weights is None else _mean_one(weights[rows].astype(np.float64)),
+            [items[i] for i in val_rows],
+            labels[val_rows],
+        )
+
+    def _split(self, labels, n_classes, rng):
+        n_val = max(n_classes, int(np.ceil(self.validation_fraction * len(labels))))
+        if np.bincount(labels).min() < 2 or n_val + n_classes > len(labels):
+            raise ValueError(
+                f"early_stopping=True cannot cut a validation part of {n_val} off {len(labels)} "
+                "images with every class in both; give it more images, or pass X_val and y_val."
+            )
+        return train_test_split(
+            np.arange(len(labels)), test_size=n_val, stratify=labels, random_state=rng
+        )
+
+    def _stopping(self, validation, backbone: Backbone) -> EarlyStopping | None:
+        if validation is None:
+            return None
+        items, labels = validation
+        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        return EarlyStopping(
+            pixels=stack_views(decoded),
+            labels=labels,
+            patience=int(self.n_iter_no_change) if self.early_stopping else None,
+            tol=float(self.tol),
+        )
+
+    def _pixels(self, items: list[Item], backbone: Backbone, rng: np.random.RandomState):
+        """Decode all images, and return what hands out their pixels by row number."""
+        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        if self.augment:
+            return lambda rows: augment([decoded[i] for i in rows], backbone.preprocess, rng)
+        views: Tensor = stack_views(decoded)
+        return lambda rows: views[rows]
+
+    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
+        steps = self.max_steps
+        if steps is None:
+            steps = self.epochs * -(-n_images // self.batch_size)
+        return Recipe(
+            n_steps=int(steps),
+            batch_size=int(self.batch_size),
+            micro_batch_size=int(self.micro_batch_size or self.batch_size),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            label_smoothing=float(self.label_smoothing),
+            dtype=choose_dtype(self.precision, backbone.device),
+            verbose=bool(self.verbose),
+        )
+
+    def _fitted_attributes(
+        self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
+    ) -> dict:
+        state = adaptation.state()
+        model = merged_once(backbone, state, lambda: adaptation)
+        return {
+            "classes_": classes,
+            self._state_attribute: state,
+            "text_features_": self._text_features(model, task.prompts, backbone),
+            "logit_scale_": task.logit_scale,
+            "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
+            "n_parameters_": backbone.n_parameters,
+            "backbone_fingerprint_": backbone.fingerprint,
+        }
+
+    def _forget(self) -> None:
+        """Drop what only some fits leave behind, so that no attribute is older than the rest."""
+        for name in ("validation_scores_", "best_validation_score_"):
+            self.__dict__.pop(name, None)
+
+    def _adapted_model(self, backbone: Backbone) -> nn.Module:
+        state = getattr(self, self._state_attribute)
+        owners = {name.partition("/")[0] for name in state}
+        targets = [t for t in find_targets(backbone.model) if t.name in owners]
+        return merged_once(
+            backbone, state, lambda: self._new_adaptation(backbone, targets, state, rng=None)
+        )
+
+
+def _weigh(
+    items: list[Item],
+    y: NDArray,
+    sample_weight: ArrayLike | None,
+    class_weight: dict | str | None,
+) -> tuple[list[Item], NDArray, NDArray[np.float32] | None]:
+    """Leave out rows of weight zero, and give the rest weights of mean 1 (None: all equal)."""
+    if sample_weight is None and class_weight is None:
+        return items, y, None
+    weights = np.ones(len(y))
+    if sample_weight is not None:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+        if weights.shape != (len(y),):
+            raise ValueError(
+                f"sample_weight has shape {weights.shape}, expected ({len(y)},): one per image."
+            )
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ValueError("sample_weight has negative, infinite or NaN entries.")
+        if not weights.any():
+            raise ValueError("sample_weight is zero everywhere; no image is left to learn from.")
+    kept = np.flatnonzero(weights)
+    items, y, weights = [items[i] for i in kept], y[kept], weights[kept]
+    if class_weight is not None:
+        weights = weights * compute_sample_weight(class_weight, y)
+    return items, y, _mean_one(weights)
+
+
+def _merge_equal(
+    items: list[Item], labels: NDArray[np.intp], weights: NDArray[np.float32] | None
+) -> tuple[list[Item], NDArray[np.intp], NDArray[np.float32] | None]:
+    """Replace repetitions by weights, in an order that the caller's order does not change.
+
+    Every step of whole-batch training without augmentation sums over the same images. Encoding an
+    image once and sorting them saves time, and gives the same bits for repetition as for weights.
+    """
+    weights = np.ones(len(items)) if weights is None else weights.astype(np.float64)
+    merged: dict[tuple, list] = {}
+    for item, label, weight in zip(items, labels, weights, strict=True):
+        row = merged.setdefault((str(identity(item)), label), [item, label, 0.0])
+        row[2] += weight
+    items, labels, weights = zip(*(merged[key] for key in sorted(merged)), strict=True)
+    return list(items), np.array(labels), _mean_one(np.array(weights))
+
+
+def _mean_one(weights: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Scale weights to mean 1; None where they are all equal."""
+    if (weights == weights[0]).all():
+        return None
+    return (weights / weights.mean()).astype(np.float32)
