@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.backbone import Backbone, fingerprint
 
 SIDE = 32
@@ -68,6 +68,10 @@ class NumericSVD(NumericRows, CLIPSVDClassifier):
     pass
 
 
+class NumericLoRA(NumericRows, CLIPLoRAClassifier):
+    pass
+
+
 class NumericZeroShot(NumericRows, CLIPZeroShotClassifier):
     def fit(self, X, y):
         return super().fit(X, y)
@@ -76,8 +80,10 @@ class NumericZeroShot(NumericRows, CLIPZeroShotClassifier):
         CLIPZeroShotClassifier.fit(self, paths, y)
 
 
-SVD = NumericSVD(
-    "stand-in", max_steps=200, lr=0.1, weight_decay=0.0, batch_size=1000, augment=False
+_TRAINING = dict(max_steps=80, weight_decay=0.0, batch_size=1000, augment=False)
+SVD = NumericSVD("stand-in", lr=0.1, **_TRAINING)
+LORA = NumericLoRA(
+    "stand-in", lr=0.005, dropout=0.0, rank=16, alpha=4.0, matrices=("mlp",), **_TRAINING
 )
 ZERO_SHOT = NumericZeroShot("stand-in")
 

@@ -1,0 +1,166 @@
+"""Files: what is saved comes back the same, and nothing else is believed."""
+
+import json
+import pickle
+
+import joblib
+import numpy as np
+import open_clip
+import pytest
+import skops.io
+import torch
+from safetensors.numpy import load_file, save_file
+
+from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier, load_adapter
+from skclipsvd.backbone import load_backbone
+
+
+@pytest.fixture(params=[CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])
+def fitted(request, small_model, photographs):
+    settings = {}
+    if request.param is not CLIPZeroShotClassifier:
+        settings = dict(max_steps=2, lr=0.01, random_state=0, layers=range(3))
+    return request.param(small_model, **settings).fit(*photographs)
+
+
+def test_every_way_of_saving_gives_the_same_answers(fitted, photographs, tmp_path):
+    paths, _ = photographs
+    expected = fitted.predict_proba(paths)
+    joblib.dump(fitted, tmp_path / "fitted.joblib")
+    fitted.save_adapter(tmp_path / "fitted.safetensors")
+    skops.io.dump(fitted, tmp_path / "fitted.skops")
+    untrusted = skops.io.get_untrusted_types(file=tmp_path / "fitted.skops")
+    copies = [
+        pickle.loads(pickle.dumps(fitted)),
+        joblib.load(tmp_path / "fitted.joblib"),
+        skops.io.load(tmp_path / "fitted.skops", trusted=untrusted),
+        load_adapter(tmp_path / "fitted.safetensors"),
+    ]
+    assert set(untrusted) <= {f"skclipsvd.classifiers.{type(fitted).__name__}", "builtins.range"}
+    for copy in copies:
+        assert type(copy) is type(fitted)
+        np.testing.assert_array_equal(copy.predict_proba(paths), expected)
+        np.testing.assert_array_equal(copy.predict(paths), fitted.predict(paths))
+
+
+@pytest.mark.parametrize(
+    "labels", [["b", "a"] * 10, [3, -1] * 10, [True, False] * 10, np.array(["x", "y"] * 10, object)]
+)
+def test_adapter_files_keep_labels_of_every_kind(small_model, photographs, labels, tmp_path):
+    clf = CLIPZeroShotClassifier(small_model, class_names=dict.fromkeys(labels, "thing"))
+    clf.fit(photographs[0], labels).save_adapter(tmp_path / "a.safetensors")
+    loaded = load_adapter(tmp_path / "a.safetensors")
+    assert loaded.classes_.tolist() == clf.classes_.tolist()
+    assert loaded.classes_.dtype == clf.classes_.dtype
+    assert loaded.class_names == clf.class_names
+
+
+def test_where_it_runs_is_not_saved(fitted, tmp_path):
+    fitted.set_params(device="cpu", n_jobs=2).save_adapter(tmp_path / "a.safetensors")
+    assert load_adapter(tmp_path / "a.safetensors").get_params()["device"] == "auto"
+    assert load_adapter(tmp_path / "a.safetensors").get_params()["n_jobs"] is None
+
+
+def test_merged_model_needs_nothing_of_ours(fitted, photographs, small_model):
+    from open_clip.transform import image_transform_v2
+    from PIL import Image
+
+    paths, _ = photographs
+    backbone = load_backbone(small_model, None, torch.device("cpu"))
+    merged = fitted.merged_model()
+    assert type(merged) is type(backbone.model)
+    assert {type(m) for m in merged.modules()} == {type(m) for m in backbone.model.modules()}
+    plain = open_clip.create_model(small_model)
+    plain.load_state_dict(fitted.merged_state_dict())
+    plain.eval()
+    transform = image_transform_v2(backbone.preprocess, is_train=False)
+    images = torch.stack([transform(Image.open(path)) for path in paths[:16]])
+    tokens = open_clip.SimpleTokenizer()([f"a photo of a {c}." for c in fitted.classes_])
+    with torch.no_grad():
+        expected = plain.get_logits(images, tokens)[0].softmax(dim=1)
+    np.testing.assert_allclose(fitted.predict_proba(paths[:16]), expected, atol=1e-6)
+    before = fitted.predict_proba(paths)
+    with torch.no_grad():
+        for parameter in merged.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(fitted.predict_proba(paths), before)
+
+
+def test_a_file_that_is_no_adapter(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such adapter file"):
+        load_adapter(tmp_path / "nowhere.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        load_adapter(tmp_path / "text.safetensors")
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no adapter of skclipsvd"):
+        load_adapter(tmp_path / "other.safetensors")
+
+
+def tampered(path, target, change_header=None, change_arrays=None):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["skclipsvd"])
+    arrays = load_file(path)
+    if change_header:
+        change_header(header)
+    if change_arrays:
+        change_arrays(arrays)
+    save_file(arrays, target, metadata={"skclipsvd": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.update(format=99), "format 99.*Update skclipsvd"),
+        (lambda h: h.update(estimator="os.system"), "unknown estimator"),
+        (lambda h: h["parameters"].update(nonsense=1), "nonsense"),
+        (lambda h: h["parameters"].update(batch_size=-1), "batch_size"),
+        (lambda h: h["classes"]["values"].append("third"), "one text feature per class"),
+        (lambda h: h["classes"]["values"].__setitem__(0, {"a": 1}), "is no label"),
+        (lambda h: h.pop("scalars"), "scalars"),
+    ],
+)
+def test_a_strangers_file_is_not_believed(fitted, tmp_path, change, message):
+    fitted.save_adapter(tmp_path / "a.safetensors")
+    tampered(tmp_path / "a.safetensors", tmp_path / "b.safetensors", change_header=change)
+    with pytest.raises(ValueError, match=message):
+        load_adapter(tmp_path / "b.safetensors")
+
+
+def test_arrays_that_are_not_numbers_are_refused(fitted, tmp_path):
+    fitted.save_adapter(tmp_path / "a.safetensors")
+
+    def poison(arrays):
+        arrays["text_features_"][0, 0] = np.nan
+
+    tampered(tmp_path / "a.safetensors", tmp_path / "b.safetensors", change_arrays=poison)
+    with pytest.raises(ValueError, match="not finite float32"):
+        load_adapter(tmp_path / "b.safetensors")
+
+
+def test_an_interrupted_save_leaves_the_old_file_whole(fitted, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    fitted.save_adapter(path)
+    content = path.read_bytes()
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skclipsvd.persistence.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.save_adapter(path)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_labels_that_json_cannot_hold(small_model, photographs, tmp_path):
+    from fractions import Fraction
+
+    labels = np.array([Fraction(1, 2), Fraction(1, 3)] * 10, dtype=object)
+    clf = CLIPZeroShotClassifier(small_model)
+    clf.fit(None, ["a", "b"])
+    clf.classes_ = labels[:2]
+    with pytest.raises(ValueError, match="use joblib.dump"):
+        clf.save_adapter(tmp_path / "a.safetensors")
