@@ -161,7 +161,7 @@ LR_AND_EPOCHS = {**LR, "epochs": [1, 2]}
 
 
 def of_epochs():
-    return svd(max_steps=None)
+    return svd(max_steps=None, epochs=1)
 
 
 CONSUMERS = {
@@ -257,13 +257,394 @@ def test_calibration_of_a_frozen_classifier_takes_every_form(form, fitted, paths
     assert calibrated.calibrated_classifiers_[0].estimator.estimator is fitted
 
 
+@pytest.fixture(scope="module")
+def held_out_probabilities(paths, labels):
+    return cross_val_predict(svd(), paths, labels, cv=3, method="predict_proba")
+
+
 @all_forms
-def test_cross_validation_takes_every_form(form, paths, labels):
+def test_cross_validation_takes_every_form(form, paths, labels, held_out_probabilities):
     X = FORMS[form](paths)
-    folds = StratifiedKFold(3)
-    predicted = cross_val_predict(svd(), X, labels, cv=folds, method="predict_proba")
-    expected = cross_val_predict(svd(), paths, labels, cv=folds, method="predict_proba")
-    np.testing.assert_array_equal(predicted, expected)
+    predicted = cross_val_predict(svd(), X, labels, cv=3, method="predict_proba")
+    np.testing.assert_array_equal(predicted, held_out_probabilities)
+
+
+@all_forms
+def test_splitting_and_shuffling_take_every_form(form, paths, labels):
+    zero_shot = svd(max_steps=0)
+    X = FORMS[form](paths)
     train, test, y_train, y_test = train_test_split(X, labels, random_state=0, stratify=labels)
-    assert svd().fit(train, y_train).predict(test).shape == y_test.shape
-    assert svd(max_steps=0).fit(*shuffle(X, labels, random_state=0)).classes_.size == 3
+    assert zero_shot.fit(train, y_train).predict(test).shape == y_test.shape
+    np.testing.assert_array_equal(
+        zero_shot.predict_proba(shuffle(X, random_state=1)),
+        shuffle(zero_shot.predict_proba(paths), random_state=1),
+    )
+
+
+def test_a_classifier_of_images_counts_no_columns_and_returns_no_frames(fitted):
+    assert not hasattr(fitted, "n_features_in_")
+    assert not hasattr(fitted, "feature_names_in_")
+
+
+# --- Meta-estimators that look into X -----------------------------------------------------------
+
+
+@column_forms
+def test_bagging_takes_a_column(form, paths, labels):
+    bagging = BaggingClassifier(svd(), n_estimators=2, random_state=0)
+    X, reference = FORMS[form](paths), np.array(paths)[:, None]
+    probabilities = clone(bagging).fit(X, labels).predict_proba(X)
+    expected = bagging.fit(reference, labels).predict_proba(reference)
+    np.testing.assert_array_equal(probabilities, expected)
+
+
+@column_forms
+def test_boosting_takes_a_column_and_passes_weights(form, paths, labels):
+    # enough steps to beat chance on these very images, which AdaBoost insists on
+    boosting = AdaBoostClassifier(svd(max_steps=12), n_estimators=2, random_state=0)
+    X = FORMS[form](paths)
+    boosting.fit(X, labels, sample_weight=np.linspace(1, 2, len(labels)))
+    assert boosting.predict_proba(X).shape == (len(paths), 3)
+    assert set(boosting.predict(X)) <= set(labels)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in SAME_SIZE_PIXELS])
+def test_error_correcting_codes_take_everything_but_pixels(form, paths, labels):
+    codes = OutputCodeClassifier(svd(), code_size=1.0, random_state=0)
+    predicted = codes.fit(FORMS[form](paths), labels).predict(FORMS[form](paths))
+    expected = clone(codes).fit(paths, labels).predict(paths)
+    np.testing.assert_array_equal(predicted, expected)
+
+
+@column_forms
+def test_permutation_importance_takes_a_column(form, fitted, paths, labels):
+    X = FORMS[form](paths)
+    importance = permutation_importance(fitted, X, labels, n_repeats=2, random_state=0)
+    assert importance.importances.shape == (1, 2)
+
+
+NUMBERS_ONLY = {
+    "SelfTrainingClassifier": SelfTrainingClassifier,
+    "OneVsOneClassifier": OneVsOneClassifier,
+    "ClassifierChain": ClassifierChain,
+    "StackingClassifier(passthrough=True)": lambda clf: StackingClassifier(
+        [("clf", clf)], cv=3, passthrough=True
+    ),
+}
+
+
+def numeric_targets(labels):
+    """Labels as numbers, half of them unknown, and as columns of a multi-label problem."""
+    numbers = np.unique(labels, return_inverse=True)[1]
+    known = numbers.copy()
+    known[len(known) // 2 :] = -1
+    indicators = np.eye(3, dtype=int)[numbers][:, :2]
+    return {"SelfTrainingClassifier": known, "ClassifierChain": indicators}
+
+
+@pytest.mark.parametrize("name", NUMBERS_ONLY)
+def test_meta_estimators_that_calculate_with_x_cannot_take_paths(name, paths, labels):
+    y = numeric_targets(labels).get(name, labels)
+    with pytest.raises(ValueError, match="could not convert string to float|dtype"):
+        NUMBERS_ONLY[name](svd()).fit(np.array(paths)[:, None], y)
+
+
+@all_forms
+@pytest.mark.parametrize("name", NUMBERS_ONLY)
+def test_they_work_on_embeddings(name, form, paths, labels):
+    y = numeric_targets(labels).get(name, labels)
+    pipeline = make_pipeline(CLIPEncoder("tiny"), NUMBERS_ONLY[name](CosineClassifier()))
+    pipeline.fit(FORMS[form](paths), y)
+    assert pipeline.predict(paths).shape == (len(paths), *y.shape[1:])
+    np.testing.assert_array_equal(pipeline.predict(FORMS[form](paths)), pipeline.predict(paths))
+
+
+def take(index, paths):
+    return [paths[i] for i in index[:, 0].astype(int)]
+
+
+def from_index(paths, estimator):
+    return make_pipeline(FunctionTransformer(take, kw_args={"paths": paths}), estimator)
+
+
+@pytest.mark.parametrize("name", ["SelfTrainingClassifier", "OneVsOneClassifier"])
+def test_they_work_on_a_column_of_row_numbers(name, paths, labels):
+    y = numeric_targets(labels).get(name, labels)
+    index = np.arange(len(paths))[:, None]
+    predicted = NUMBERS_ONLY[name](from_index(paths, svd())).fit(index, y).predict(index)
+    assert set(predicted) <= set(y) - {-1}
+
+
+def test_a_chain_works_on_a_column_of_row_numbers(paths, labels):
+    """The row number becomes an embedding; the chain's own columns pass beside it."""
+    images = from_index(paths, CLIPEncoder("tiny"))
+    link = make_pipeline(
+        ColumnTransformer([("image", images, [0])], remainder="passthrough"), LogisticRegression()
+    )
+    index = np.arange(len(paths))[:, None]
+    y = numeric_targets(labels)["ClassifierChain"]
+    chain = ClassifierChain(link).fit(index, y)
+    assert chain.predict(index).shape == y.shape
+    n_features = [one[-1].n_features_in_ for one in chain.estimators_]
+    assert n_features[1] == n_features[0] + 1
+
+
+# --- Searches and curves ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def serial_search(paths, labels):
+    return GridSearchCV(of_epochs(), LR_AND_EPOCHS, **SEARCH).fit(paths, labels)
+
+
+@pytest.mark.parametrize(
+    ("n_jobs", "backend"), [(1, "threading"), (2, "threading"), (1, "loky"), (2, "loky")]
+)
+def test_workers_do_not_change_a_search(n_jobs, backend, serial_search, paths, labels):
+    search = clone(serial_search).set_params(n_jobs=n_jobs)
+    with parallel_backend(backend):
+        search.fit(paths, labels)
+    assert search.best_params_ == serial_search.best_params_
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], serial_search.cv_results_["mean_test_score"]
+    )
+    np.testing.assert_array_equal(search.predict_proba(paths), serial_search.predict_proba(paths))
+
+
+def test_nested_cross_validation(paths, labels):
+    inner = GridSearchCV(of_epochs(), LR, cv=2, error_score="raise")
+    scores = cross_val_score(inner, paths, labels, cv=2, error_score="raise")
+    assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
+
+
+def test_scorers_of_text_labels(paths, targets):
+    """F1 needs to be told which label is the positive one, as for any classifier."""
+    y = targets["binary"]
+    with pytest.raises(ValueError, match="pos_label"):
+        f1_score(y, y)
+    f1 = make_scorer(f1_score, pos_label="zero", zero_division=0)
+    scoring = {"f1": f1, "auc": "roc_auc", "log": "neg_log_loss", "accuracy": "accuracy"}
+    results = cross_validate(svd(), paths, y, cv=2, scoring=scoring, error_score="raise")
+    assert all(np.isfinite(results[f"test_{name}"]).all() for name in scoring)
+
+
+@pytest.mark.parametrize(
+    "splitter", [KFold(3), StratifiedKFold(2), GroupKFold(2), StratifiedGroupKFold(2)]
+)
+def test_splitters(splitter, paths, labels):
+    groups = np.arange(len(paths)) // 3 % 2
+    arguments = dict(cv=splitter, groups=groups)
+    scores = cross_val_score(svd(), paths, labels, error_score="raise", **arguments)
+    assert np.isfinite(scores).all()
+    assert cross_val_predict(svd(), paths, labels, **arguments).shape == labels.shape
+
+
+def test_curves(paths, labels):
+    settings = dict(cv=2, error_score="raise")
+    sizes, train_scores, test_scores = learning_curve(
+        svd(), paths, labels, train_sizes=[6], **settings
+    )
+    assert sizes.tolist() == [6]
+    assert train_scores.shape == test_scores.shape == (1, 2)
+    _, test_scores = validation_curve(
+        svd(), paths, labels, param_name="lr", param_range=[0.01, 0.1], **settings
+    )
+    assert test_scores.shape == (2, 2)
+    _, scores, p_value = permutation_test_score(
+        svd(), paths, labels, n_permutations=2, cv=2, random_state=0
+    )
+    assert scores.shape == (2,)
+    assert 0 < p_value <= 1
+
+
+# --- Displays -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def axes():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot.figure().gca()
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize(
+    "display",
+    [
+        ConfusionMatrixDisplay,
+        RocCurveDisplay,
+        PrecisionRecallDisplay,
+        DetCurveDisplay,
+        CalibrationDisplay,
+    ],
+)
+def test_displays_of_a_fitted_classifier(display, axes, paths, targets):
+    y = targets["binary"]
+    shown = display.from_estimator(svd().fit(paths, y), paths, y, ax=axes)
+    assert shown.ax_ is axes
+
+
+def test_display_of_a_learning_curve(axes, paths, labels):
+    shown = LearningCurveDisplay.from_estimator(
+        svd(), paths, labels, cv=2, train_sizes=[6], ax=axes, error_score="raise"
+    )
+    assert shown.test_scores.shape == (1, 2)
+
+
+@pytest.mark.parametrize("display", [RocCurveDisplay, PrecisionRecallDisplay])
+def test_displays_of_cross_validation(display, axes, paths, targets):
+    if not hasattr(display, "from_cv_results"):
+        pytest.skip(f"scikit-learn {sklearn.__version__} has no {display.__name__}.from_cv_results")
+    y = targets["binary"]
+    results = cross_validate(svd(), paths, y, cv=2, return_estimator=True, return_indices=True)
+    shown = display.from_cv_results(results, paths, y, ax=axes)
+    assert len(shown.line_) == 2
+
+
+# --- Frames -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+@pytest.mark.parametrize("column", ["path", ["path"]], ids=["series", "frame"])
+def test_embeddings_beside_other_columns(library, column, paths, labels):
+    frame = library.DataFrame({"path": paths, "age": np.arange(len(paths)) / 10})
+    encoder = CLIPEncoder("tiny")
+    columns = ColumnTransformer(
+        [("image", encoder, column), ("rest", "passthrough", ["age"])],
+        verbose_feature_names_out=False,
+    )
+    table = columns.set_output(transform=library.__name__).fit_transform(frame)
+    width = columns.named_transformers_["image"].n_features_out_
+    assert isinstance(table, library.DataFrame)
+    assert list(table.columns) == [*(f"clipencoder{i}" for i in range(width)), "age"]
+    np.testing.assert_array_equal(
+        np.asarray(table)[:, :width].astype(np.float32), encoder.fit_transform(paths)
+    )
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(frame, labels)
+    assert pipeline.predict(frame).shape == labels.shape
+
+
+def test_a_fitted_classifier_transforms_inside_a_pipeline(fitted, paths, labels):
+    encoder = CLIPEncoder(classifier=FrozenEstimator(fitted))
+    scores = cross_val_score(
+        make_pipeline(encoder, CosineClassifier()), paths, labels, cv=2, error_score="raise"
+    )
+    assert scores.shape == (2,)
+    np.testing.assert_array_equal(encoder.fit_transform(paths), fitted.transform(paths))
+
+
+# --- Metadata -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+@pytest.fixture
+def metadata(paths):
+    return dict(sample_weight=np.linspace(1, 2, len(paths)), groups=np.arange(len(paths)) // 3 % 2)
+
+
+def test_weights_and_groups_are_routed(routing, metadata, paths, labels):
+    clf = of_epochs().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+    search = GridSearchCV(clf, LR, cv=GroupKFold(2), error_score="raise")
+    weighted = search.fit(paths, labels, **metadata).best_estimator_
+    alone = clone(weighted).fit(paths, labels, sample_weight=metadata["sample_weight"])
+    unweighted = clone(weighted).fit(paths, labels)
+    probabilities = weighted.predict_proba(paths)
+    np.testing.assert_array_equal(probabilities, alone.predict_proba(paths))
+    assert (probabilities != unweighted.predict_proba(paths)).any()
+
+
+def test_weights_that_nobody_asked_for_are_refused(routing, metadata, paths, labels):
+    search = GridSearchCV(of_epochs(), LR, cv=GroupKFold(2), error_score="raise")
+    with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+        search.fit(paths, labels, **metadata)
+
+
+def test_a_validation_part_is_routed(routing, paths, labels):
+    clf = of_epochs().set_fit_request(X_val=True, y_val=True)
+    search = GridSearchCV(clf, LR, cv=SPLIT, error_score="raise")
+    search.fit(paths, labels, X_val=paths[:3], y_val=labels[:3])
+    assert search.best_estimator_.validation_scores_.shape == (2,)
+
+
+def test_requests_need_routing_switched_on():
+    with pytest.raises(RuntimeError, match="enable_metadata_routing"):
+        svd().set_fit_request(sample_weight=True)
+
+
+# --- Callbacks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def callback():
+    return pytest.importorskip("sklearn.callback", reason="scikit-learn < 1.9 has no callbacks")
+
+
+def test_a_progress_bar_of_a_fit_and_of_a_search(callback, paths, labels, capsys):
+    pytest.importorskip("rich")
+    of_epochs().set_callbacks(callback.ProgressBar()).fit(paths, labels)
+    assert "CLIPSVDClassifier" in capsys.readouterr().out
+    search = GridSearchCV(of_epochs(), LR, **SEARCH)
+    search.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(paths, labels)
+    shown = capsys.readouterr().out
+    assert "GridSearchCV" in shown
+    assert "CLIPSVDClassifier" in shown
+
+
+def test_a_monitor_scores_every_epoch(callback, paths, labels):
+    monitor = callback.ScoringMonitor(scoring="neg_log_loss")
+    clf = of_epochs().set_params(epochs=3).set_callbacks(monitor).fit(paths, labels)
+    log = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    assert len(log) == 3
+    scores = [row["neg_log_loss"] for row in log]
+    expected = sklearn.metrics.get_scorer("neg_log_loss")(clf, paths, labels)
+    assert scores[-1] == pytest.approx(expected, abs=1e-6)
+    assert scores[0] != scores[-1]
+
+
+def test_a_monitor_inside_a_search(callback, paths, labels):
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    search = GridSearchCV(of_epochs().set_callbacks(monitor), LR, **SEARCH)
+    search.fit(paths, labels)
+    tasks = Counter(row["task_name"] for row in monitor.get_logs().data)
+    n_fits = len(LR["lr"]) * SPLIT.get_n_splits() + 1
+    assert tasks["epoch"] == n_fits
+
+
+def test_a_callback_can_stop_a_fit(callback, paths, labels):
+    clf = of_epochs().set_params(epochs=5).set_callbacks(StopAfterOneEpoch())
+    assert clf.fit(paths, labels).n_iter_ == 2
+    assert clf.predict(paths).shape == labels.shape
+
+
+class StopAfterOneEpoch:
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        return context.task_name == "epoch"
+
+
+# --- Looks --------------------------------------------------------------------------------------
+
+
+def test_html_shows_parameters_and_whether_it_is_fitted(fitted):
+    pipeline = make_pipeline(FunctionTransformer(), svd(lr=0.0125))
+    page = pipeline._repr_html_()
+    assert "CLIPSVDClassifier" in page
+    assert "0.0125" in page
+    assert "Not fitted" in page
+    assert "Not fitted" not in fitted._repr_html_()

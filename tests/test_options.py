@@ -124,14 +124,13 @@ def test_early_stopping_keeps_the_best_epoch(classifier, photographs):
 
 def test_early_stopping_is_never_worse_than_the_start(classifier, photographs):
     paths, labels = photographs
-    parts = paths[:8] + paths[10:18], np.r_[labels[:8], labels[10:18]]
-    validation = paths[8:10] + paths[18:], np.r_[labels[8:10], labels[18:]]
-    start = clone(classifier).set_params(max_steps=0).fit(*parts).score(*validation)
-    ruined = clone(classifier).set_params(max_steps=12, lr=5.0)
-    assert ruined.fit(*parts).score(*validation) <= start
+    start = clone(classifier).set_params(max_steps=0).fit(paths, labels)
+    validation = paths, start.predict(paths)  # what only the start gets right
+    ruined = clone(classifier).set_params(max_steps=12, lr=0.1)
+    assert ruined.fit(paths, labels).score(*validation) < 1
     ruined.set_params(early_stopping=True, n_iter_no_change=4)
-    ruined.fit(*parts, X_val=validation[0], y_val=validation[1])
-    assert ruined.score(*validation) == ruined.best_validation_score_ >= start
+    ruined.fit(paths, labels, X_val=validation[0], y_val=validation[1])
+    assert ruined.score(*validation) == ruined.best_validation_score_ == 1
 
 
 def test_a_validation_part_alone_only_watches(classifier, photographs):
@@ -202,9 +201,7 @@ def test_other_classes_without_training(classifier, photographs):
     before = clf.text_features_.copy()
     same = clf.with_classes(["temple", "flower"])
     np.testing.assert_array_equal(same.predict_proba(paths), clf.predict_proba(paths))
-    other = clf.with_classes(
-        {"pagoda": "a pagoda with a roof", "rose": "rose", 3.5: "number"}.keys() - {3.5}
-    )
+    other = clf.with_classes({"rose": "a red rose", "pagoda": ["pagoda", "temple"]})
     assert other.classes_.tolist() == ["pagoda", "rose"]
     assert set(other.predict(paths)) <= {"pagoda", "rose"}
     np.testing.assert_array_equal(other.transform(paths), clf.transform(paths))

@@ -162,5 +162,5 @@ def test_labels_that_json_cannot_hold(small_model, photographs, tmp_path):
     clf = CLIPZeroShotClassifier(small_model)
     clf.fit(None, ["a", "b"])
     clf.classes_ = labels[:2]
-    with pytest.raises(ValueError, match="use joblib.dump"):
+    with pytest.raises(ValueError, match=r"use joblib\.dump"):
         clf.save_adapter(tmp_path / "a.safetensors")

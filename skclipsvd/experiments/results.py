@@ -201,19 +201,18 @@ def _row(line: list[str], number: int, path: Path) -> Row:
 
 def _new_rows(rows: Iterable[Mapping[str, Any]], present: list[Row]) -> list[Row]:
     known = {key(row) for row in present}
-    return [dict(row) for row in rows if key(row) not in known]
+    return [{column: row[column] for column in COLUMNS} for row in rows if key(row) not in known]
 
 
 def _line_of(row: Row) -> bytes:
     # repr gives the shortest text that is read back as the same float.
-    cells = (repr(v) if isinstance(v := row[column], float) else str(v) for column in COLUMNS)
-    return _line(" ".join(cell.splitlines()) for cell in cells)
+    return _line(repr(float(v)) if c == "accuracy" else str(v) for c, v in row.items())
 
 
 def _line(cells: Iterable[str]) -> bytes:
     stream = io.StringIO(newline="")
     csv.writer(stream, lineterminator="\n").writerow(cells)
-    return stream.getvalue().encode("utf-8", "replace")
+    return stream.getvalue().encode("utf-8")
 
 
 @contextmanager

@@ -1,0 +1,205 @@
+"""Data sets as the protocols see them: parts, draws of shots, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from ..datasets import Dataset, load, load_folder, load_handwritten_digits
+from ..datasets._base import absolute, build_dataset
+from ..model_selection import sample_shots
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images of a data set.
+
+    Attributes
+    ----------
+    paths : object array of shape (n_images,)
+    targets : int64 array of shape (n_images,)
+        Positions in the data set's `class_names`. Names would not do: two classes of ImageNet
+        share one.
+    """
+
+    paths: NDArray[np.object_]
+    targets: NDArray[np.int64]
+
+    def take(self, rows: NDArray) -> Part:
+        """Select images by position or mask."""
+        return Part(self.paths[rows], self.targets[rows])
+
+    def of_classes(self, targets: Sequence[int]) -> Part:
+        """Select the images of some classes."""
+        return self.take(np.isin(self.targets, targets))
+
+    @property
+    def classes(self) -> list[int]:
+        """The classes that have images, in the data set's order."""
+        return np.unique(self.targets).tolist()
+
+
+def parts(data: Dataset) -> tuple[Part, Part]:
+    """Return what shots are drawn from, and what is tested on.
+
+    A data set without parts is halved, class by class, the same way in every run: so every method,
+    zero-shot included, and every number of shots is tested on the same images.
+    """
+    if {"train", "test"} <= set(data.splits):
+        return _part(data, "train"), test_part(data)
+    if list(data.splits) != ["all"]:
+        raise ValueError(
+            f"{data.name} has the parts {', '.join(data.splits)}; training and testing on it needs "
+            "train and test, or no parts at all, in which case it is halved."
+        )
+    whole = _part(data, "all")
+    rare = [data.class_names[t] for t, n in Counter(whole.targets.tolist()).items() if n < 2]
+    if rare:
+        raise ValueError(
+            f"{data.name} has one image only of {rare[0]!r} ({len(rare)} such classes); it takes "
+            "one to train on and one to test on. Add images, or leave the class out."
+        )
+    rows = np.arange(len(whole.targets))
+    train, test = train_test_split(rows, test_size=0.5, stratify=whole.targets, random_state=0)
+    return whole.take(np.sort(train)), whole.take(np.sort(test))
+
+
+def test_part(data: Dataset) -> Part:
+    """Return what a data set is tested on where nothing is trained on it."""
+    name = "test" if "test" in data.splits else "all"
+    if name not in data.splits:
+        raise ValueError(f"{data.name} has no part called test, only {', '.join(data.splits)}.")
+    part = _part(data, name)
+    if not len(part.targets):
+        raise ValueError(f"The test part of {data.name} has no images.")
+    return part
+
+
+def _part(data: Dataset, name: str) -> Part:
+    split = data.splits[name]
+    return Part(np.array(split.paths, dtype=object), np.asarray(split.targets))
+
+
+def words(data: Dataset) -> list[str]:
+    """Return the class names as they are put into prompts."""
+    return [name.replace("_", " ") for name in data.class_names]
+
+
+def draw(train: Part, n_shots: int, seed: int) -> Part:
+    """Draw K shots; as published, a class of fewer images repeats them."""
+    return train.take(sample_shots(train.targets, n_shots, random_state=seed, replace=True))
+
+
+def digest(data: Dataset, *used: Part) -> str:
+    """Identify the images and class names that a result depends on.
+
+    By the paths below the folder that all of them are in, so that a data set may be moved.
+    """
+    folder = _common_folder(used)
+    state = hashlib.sha256(json.dumps(words(data)).encode())
+    for part in used:
+        for path, target in zip(part.paths, part.targets.tolist(), strict=True):
+            state.update(f"{_relative(path, folder)}\0{target}\0".encode("utf-8", "surrogatepass"))
+        state.update(b"\0")
+    return state.hexdigest()[:12]
+
+
+def write_shots(file: Path, data: Dataset, train: Part, shots: Part) -> None:
+    """Write a draw in the published format, with paths below the data set's own folder."""
+    folder = _common_folder([train])
+    names = data.class_names
+    entries = [
+        [_relative(path, folder), target, names[target]]
+        for path, target in zip(shots.paths, shots.targets.tolist(), strict=True)
+    ]
+    file.write_text(json.dumps({"train": entries}, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def _common_folder(used: Sequence[Part]) -> str:
+    return os.path.commonpath([os.path.dirname(path) for part in used for path in part.paths])
+
+
+def _relative(path: str, folder: str) -> str:
+    # Not os.path.relpath, which resolves both anew for each of a million paths.
+    return path[len(folder) :].lstrip(os.sep).replace(os.sep, "/")
+
+
+def open_named(name: str, root: str | os.PathLike | None) -> Dataset:
+    """Find a published data set, or the digits that come with scikit-learn."""
+    if name == "digits":
+        paths, _ = load_handwritten_digits()
+        return replace(load_folder(Path(paths[0]).parents[1]), name="digits")
+    if root is None:
+        raise ValueError(f"root is missing: the folder that holds the folder of {name!r}.")
+    return load(name, root)
+
+
+def open_folder(
+    folder: str | os.PathLike,
+    *,
+    split: str | os.PathLike | None = None,
+    class_names: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Find the images of a folder, with or without folders "train" and "test" in it.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        A folder of class folders; or of ``train`` and ``test``, each a folder of class folders.
+    split : str or path-like, optional
+        A file that lists the images, as for `skclipsvd.datasets.load_folder`.
+    class_names : mapping of str to str, optional
+        Words for prompts, where those of a class folder do not read well.
+
+    Returns
+    -------
+    data : skclipsvd.datasets.Dataset
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for `skclipsvd.datasets.load_folder`; or `class_names` names unknown folders.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments import open_folder
+    >>> data = open_folder("photos", class_names={"outwear": "outerwear"})  # doctest: +SKIP
+    """
+    folder = absolute(folder)
+    if split is None and (folder / "train").is_dir() and (folder / "test").is_dir():
+        data = _join(folder)
+    else:
+        data = load_folder(folder, split=split)
+    unknown = sorted(set(class_names or {}) - set(data.class_names))
+    if unknown:
+        raise ValueError(
+            f"class_names has {unknown[0]!r}, which is no class of {folder}; its classes are "
+            f"{', '.join(data.class_names)[:300]}."
+        )
+    names = tuple((class_names or {}).get(name, name) for name in data.class_names)
+    return replace(data, class_names=names)
+
+
+def _join(folder: Path) -> Dataset:
+    """Read two class trees as the parts of one data set."""
+    trees: dict[str, Any] = {p: load_folder(folder / p).splits["all"] for p in ("train", "test")}
+    names = sorted({name for split in trees.values() for name in split.labels.tolist()})
+    numbers = {name: number for number, name in enumerate(names)}
+    items = {
+        part: [
+            (path, numbers[name], name)
+            for path, name in zip(split.paths, split.labels.tolist(), strict=True)
+        ]
+        for part, split in trees.items()
+    }
+    return build_dataset(folder.name, items, "a photo of a {}.")
