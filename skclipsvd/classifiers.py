@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from ._base import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS, BaseCLIPClassifier
 from ._tuned import TUNING_CONSTRAINTS, TunedCLIPClassifier
 from .adaptation import LowRankAdaptation, SpectralAdaptation
-from .adaptation.spectral import decompose
+from .adaptation.factors import decompose
 
 
 class CLIPSVDClassifier(TunedCLIPClassifier):

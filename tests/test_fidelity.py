@@ -160,7 +160,8 @@ def test_several_templates_are_open_clips_own_ensemble(small_model, digits):
 @pytest.mark.parametrize("n_tokens_factor", [0.5, 4])
 def test_factored_and_rebuilt_forms_agree(small_model, n_tokens_factor):
     from skclipsvd.adaptation import SpectralAdaptation, find_targets
-    from skclipsvd.adaptation.spectral import _rebuilding_is_cheaper, decompose
+    from skclipsvd.adaptation.factors import decompose
+    from skclipsvd.adaptation.spectral import _rebuilding_is_cheaper
 
     backbone = load_backbone(small_model, None, torch.device("cpu"))
     target = next(t for t in find_targets(backbone.model) if t.name == "image.1.v")

@@ -2,8 +2,9 @@
 
     python tools/pretrain_tiny.py --fonts /usr/share/fonts --out skclipsvd/models
 
-Two CPU cores are enough. The same fonts, arguments, library versions and thread count give the same model;
-with other fonts it differs in detail. An interrupted run goes on from its last checkpoint (`--checkpoint`).
+Two CPU cores are enough. The same fonts, arguments, library versions and thread count give the same
+model; with other fonts it differs in detail. An interrupted run goes on from its last checkpoint
+(`--checkpoint`).
 """
 
 import argparse
@@ -42,7 +43,8 @@ PREPROCESS = {
 class Vocabulary:
     """The standard tokenizer, with the rows of the few tokens that captions use packed together.
 
-    Training sees a table of some hundred rows instead of 49,408, most of which no caption would ever touch.
+    Training sees a table of some hundred rows instead of 49,408, most of which no caption would
+    ever touch.
     """
 
     def __init__(self):
@@ -75,7 +77,8 @@ def encode_text(model, tokens):
 def glyph_loss(logits, target, smoothing):
     """Name the glyph among its own kind (ten digits, or twenty-six letters), then among all.
 
-    The first is the question that users ask; the second keeps digits and letters apart where they differ.
+    The first is the question that users ask; the second keeps digits and letters apart where they
+    differ.
     """
     hidden = lookalike_mask()[target]
     everything = F.cross_entropy(logits.masked_fill(hidden, -1e4), target, label_smoothing=0.0)
@@ -103,7 +106,7 @@ def contrastive_loss(logits, true, own):
     keep = ~true
     keep[rows, own] = True
     by_picture = F.cross_entropy(logits.masked_fill(~keep, -1e4), own)
-    # By caption: each (picture, own caption) pair against the pictures of which that caption is false.
+    # By caption: each (picture, own caption) pair against the pictures it is false of.
     columns = logits[:, own].T.masked_fill(true[:, own].T, -1e4)
     columns = columns.scatter(1, rows[:, None], logits[rows, own][:, None])
     return (by_picture + F.cross_entropy(columns, rows)) / 2
@@ -134,7 +137,7 @@ def batch_loss(model, painter, captioner, vocab, args, level):
 
 
 def rate(seen, total, peak, warmup=20_000, tail=0.3):
-    """Learning rate after `seen` pictures: a short rise, a long plateau, and a fall over the last `tail`.
+    """Learning rate after `seen` pictures: a short rise, a plateau, a fall over the last `tail`.
 
     The plateau lets an interrupted run go on with another total.
     """
@@ -152,7 +155,8 @@ def make_optimizer(model, decay):
 def export(model, vocab, folder, recipe):
     """Write the configuration and the weights, each under a temporary name first.
 
-    Rows of the token table that no caption touched are left out; a reader fills them with fixed noise.
+    Rows of the token table that no caption touched are left out; a reader fills them with fixed
+    noise.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +224,8 @@ def train(args):
             mean = np.mean(seen, axis=0)
             seen.clear()
             print(
-                f"step {step + 1}/{steps} loss {mean[0]:.3f} contrast {mean[2]:.3f} digits {mean[1]:.3f} "
+                f"step {step + 1}/{steps} loss {mean[0]:.3f} contrast {mean[2]:.3f} "
+                f"digits {mean[1]:.3f} "
                 f"scale {model.logit_scale.exp():.1f} {time.time() - begun:.0f} s",
                 flush=True,
             )
@@ -281,7 +286,9 @@ def main():
         metavar=("FROM", "TO"),
         help="pictures between which degradations grow from nothing to everything",
     )
-    parser.add_argument("--contrast", type=float, default=0.5, help="weight of the contrastive loss")
+    parser.add_argument(
+        "--contrast", type=float, default=0.5, help="weight of the contrastive loss"
+    )
     parser.add_argument(
         "--held-out", type=int, default=6, help="leave out every so many-th font family"
     )

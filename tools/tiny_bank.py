@@ -1,7 +1,7 @@
 """A bank of shapes to draw with: glyphs of many fonts, and geometric figures, as distance fields.
 
-A distance field (how far to the outline, negative inside) is bent, scaled, thickened and blurred with a few
-tensor operations, which a bitmap is not.
+A distance field (how far to the outline, negative inside) is bent, scaled, thickened and blurred
+with a few tensor operations, which a bitmap is not.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from scipy.ndimage import distance_transform_edt
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SHAPES = (
-    "circle", "square", "triangle", "star", "ring", "cross", "heart", "diamond", "pentagon", "crescent",
-    "arrow", "bar",
+    "circle", "square", "triangle", "star", "ring", "cross", "heart", "diamond", "pentagon",
+    "crescent", "arrow", "bar",
 )  # fmt: skip
 SIDE = 48  # pixels of a field
 REACH = 6.0  # distances are cut off here, in field pixels
@@ -63,7 +63,7 @@ def find_fonts(folders):
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
             name = path.name.lower()
-            # Web fonts come cut into alphabets and weights: one regular latin file per family is enough.
+            # Web fonts come cut into alphabets and weights: the regular latin file is enough.
             web = name.endswith("-latin-400-normal.woff")
             if not (web or name.endswith((".ttf", ".otf"))) or any(w in name for w in _ODD):
                 continue
@@ -75,7 +75,7 @@ def find_fonts(folders):
     return found
 
 
-# Drawings of keys, outlines and hairlines teach nothing at 32 pixels; slanting is the painter's work.
+# Drawings of keys, outlines and hairlines teach nothing at 32 pixels; slanting is the painter's.
 _ODD = (
     "initials", "linlibertine_i", "biolinum_k", "symbol", "italic", "oblique", "-it.", "math",
     "femke", "joscelyn", "hairline", "thin", "ecolier",
@@ -83,7 +83,7 @@ _ODD = (
 
 
 def font_glyphs(path):
-    """Masks of CHARACTERS drawn with one font, or None where a glyph is blank or the font draws boxes."""
+    """Masks of CHARACTERS in one font; None where a glyph is blank or all are the same box."""
     font = ImageFont.truetype(path, 128)
     masks = []
     for character in CHARACTERS:
@@ -157,8 +157,9 @@ def build_bank(folders):
     Returns
     -------
     dict of ndarray
-        ``fields`` (uint8), ``halves`` (half width and height), ``kind`` (index into CHARACTERS, or into
-        SHAPES plus ``len(CHARACTERS)``), ``family`` (index into ``families``, -1 for a geometric shape).
+        ``fields`` (uint8), ``halves`` (half width and height), ``kind`` (index into CHARACTERS, or
+        into SHAPES plus ``len(CHARACTERS)``), ``family`` (index into ``families``, -1 for a
+        geometric shape).
     """
     fields, halves, kinds, owners, families = [], [], [], [], []
 

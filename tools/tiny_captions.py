@@ -7,24 +7,28 @@ from tiny_pictures import COLOURS, FIELD, FIELDS, NAMES, PLACES, TEXTURES
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
-    "a photo of a {}.", "a photo of a {}", "a photo of the {}.", "{}", "a {}", "{}.", "the {}", "an image of a {}",
-    "a picture of a {}.", "a drawing of a {}.", "a drawing of the {}", "a handwritten {}", "a handwritten {}.",
-    "a photo of a handwritten {}.", "a sketch of a {}.", "a blurry photo of a {}.", "a bad photo of a {}.",
-    "a close-up photo of a {}.", "a black and white photo of a {}.", "a photo of one {}.", "this is a {}.",
+    "a photo of a {}.", "a photo of a {}", "a photo of the {}.", "{}", "a {}", "{}.", "the {}",
+    "an image of a {}", "a picture of a {}.", "a drawing of a {}.", "a drawing of the {}",
+    "a handwritten {}", "a handwritten {}.", "a photo of a handwritten {}.", "a sketch of a {}.",
+    "a blurry photo of a {}.", "a bad photo of a {}.", "a close-up photo of a {}.",
+    "a black and white photo of a {}.", "a photo of one {}.", "this is a {}.",
     "a low resolution photo of a {}.", "a pixelated photo of a {}.", "a scan of a {}.", "an {}",
 )  # fmt: skip
 DIGIT_TEMPLATES = (
-    "a photo of the digit {}.", "a photo of the number {}.", "the digit {}", "the number {}", "a photo of the number: \"{}\".",
-    "a handwritten digit {}.", "the handwritten digit {}", "an image of the digit {}.", "digit {}", "number {}",
-    "a drawing of the digit {}", "a picture of the number {}.", "a photo of the handwritten digit {}.",
+    "a photo of the digit {}.", "a photo of the number {}.", "the digit {}", "the number {}",
+    'a photo of the number: "{}".', "a handwritten digit {}.", "the handwritten digit {}",
+    "an image of the digit {}.", "digit {}", "number {}", "a drawing of the digit {}",
+    "a picture of the number {}.", "a photo of the handwritten digit {}.",
 )  # fmt: skip
 LETTER_TEMPLATES = (
-    "a photo of the letter {}.", "the letter {}", "a handwritten letter {}.", "the handwritten letter {}",
-    "an image of the letter {}.", "letter {}", "a drawing of the letter {}", "a picture of the letter {}.",
-    "a photo of the character {}.", "the character {}", "a scan of the letter {}.",
+    "a photo of the letter {}.", "the letter {}", "a handwritten letter {}.",
+    "the handwritten letter {}", "an image of the letter {}.", "letter {}",
+    "a drawing of the letter {}", "a picture of the letter {}.", "a photo of the character {}.",
+    "the character {}", "a scan of the letter {}.",
 )  # fmt: skip
 PICTURE_TEMPLATES = (
-    "{}", "{}.", "a photo of {}.", "an image of {}", "a picture of {}.", "a drawing of {}", "a photo of {}",
+    "{}", "{}.", "a photo of {}.", "an image of {}", "a picture of {}.", "a drawing of {}",
+    "a photo of {}",
 )  # fmt: skip
 _COUNTS = ("zero", "one", "two", "three", "four")
 _PLACE_WORDS = {
@@ -82,11 +86,14 @@ class Captioner:
         """
         stated = [-1] * len(FIELDS)
         stated[0] = int(row[0])
-        said = lambda name: (
-            stated.__setitem__(FIELD[name], int(row[FIELD[name]])) or int(row[FIELD[name]])
-        )  # noqa: E731
+
+        def said(name):
+            stated[FIELD[name]] = int(row[FIELD[name]])
+            return stated[FIELD[name]]
+
         write = (self._glyph, self._shape, self._count, self._pair, self._texture)[stated[0]]
-        return self._pick(PICTURE_TEMPLATES).format(write(row, said)), stated
+        text = write(row, said).replace("a orange", "an orange").replace("a arrow", "an arrow")
+        return self._pick(PICTURE_TEMPLATES).format(text), stated
 
     def _glyph(self, row, said):
         name = said("name")
@@ -165,7 +172,8 @@ def vocabulary():
     words = [*WORDS, *NAMES, *SHAPES, *TEXTURES, *_COLOURS, *_COUNTS, *_PLACE_WORDS.values()]
     words += [s + ("es" if s.endswith("ss") else "s") for s in SHAPES]
     words += [
-        "digit number letter capital lowercase small large on a background and in left right of above below"
+        "digit number letter capital lowercase small large on a background",
+        "and in left right of above below",
     ]
     frames = TEMPLATES + DIGIT_TEMPLATES + LETTER_TEMPLATES + PICTURE_TEMPLATES
     return [frame.format("x") for frame in frames] + words

@@ -1,7 +1,8 @@
-"""Draw batches of small captioned pictures: letters, digits, shapes and textures, clean or badly degraded.
+"""Draw batches of small pictures: letters, digits, shapes and textures, clean or badly degraded.
 
-Everything is a batched tensor operation on distance fields; `Painter` owns one random generator, so a seed
-fixes every picture. Each picture comes with a row of attributes (see `FIELDS`), from which captions are made.
+Everything is a batched tensor operation on distance fields; `Painter` owns one random generator, so
+a seed fixes every picture. Each picture comes with a row of attributes (see `FIELDS`), from which
+captions are made.
 """
 
 import math
@@ -32,8 +33,8 @@ UNNAMED = -2  # an attribute that a picture has, but no caption can state
 
 NAMES = "0123456789abcdefghijklmnopqrstuvwxyz"
 TEXTURES = (
-    "horizontal stripes", "vertical stripes", "diagonal stripes", "checkerboard", "dots", "grid", "noise",
-    "gradient",
+    "horizontal stripes", "vertical stripes", "diagonal stripes", "checkerboard", "dots", "grid",
+    "noise", "gradient",
 )  # fmt: skip
 COLOURS = {
     "black": (0.05, 0.05, 0.05),
@@ -82,7 +83,7 @@ class Painter:
         kind, family = bank["kind"], bank["family"]
         self.shapes = torch.from_numpy(np.flatnonzero(kind >= len(CHARACTERS)))
         chosen = [f for f in range(len(bank["families"])) if families is None or f in families]
-        # Choosing the family before the face keeps a family of forty faces from crowding out the others.
+        # Family first, then face: a family of forty faces must not crowd out the others.
         self.faces = [
             [np.flatnonzero((family == f) & (kind == c)) for f in chosen]
             for c in range(len(CHARACTERS))
@@ -178,7 +179,7 @@ class Painter:
     def _pen_fields(self, character, level):
         """Distance to pen strokes, after the hand has trembled."""
         n = len(character)
-        pick = [np.random.default_rng(int(s)) for s in self._i(2**31, 1)][0]
+        pick = np.random.default_rng(int(self._i(2**31, 1)))
         which = torch.tensor([int(pick.choice(self.allographs[c])) for c in character.tolist()])
         p = self.points[which]
         tremble = self._u(0.02, 0.13, n, 1, 1) * (0.4 + 0.6 * level)
@@ -194,7 +195,7 @@ class Painter:
         # Pressure: the pen's half width changes along the stroke.
         pressure = 1 + 0.25 * level * (self.knots @ self._n(1.0, n, self.knots.shape[1], 1))[..., 0]
         radius = (width * framing)[:, None] * pressure.clamp(0.5, 1.6)
-        # The squared distance to a point less its squared radius is linear in the products: one bmm does.
+        # The squared distance less the squared radius is linear in products: one bmm does.
         terms = torch.stack([-2 * p[..., 0], -2 * p[..., 1], (p**2).sum(-1) - radius**2], dim=1)
         flat = self.pixels.reshape(-1, 2)
         basis = torch.cat([flat, torch.ones(len(flat), 1)], dim=1)
@@ -266,14 +267,14 @@ class Painter:
         return torch.where(self._coin(0.8, n), self._u(1.0, 2.8, n), self._u(0.6, 3.6, n))
 
     def _frame(self, half_x, half_y, extra, level):
-        """Scale and offset that place ink of half sizes `half_x`, `half_y`, widened by `extra` pixels."""
+        """Scale and offset for ink of half sizes `half_x`, `half_y`, `extra` pixels wider."""
         n = len(half_x)
         tight = self._coin(0.6, n)
         fill = torch.where(tight, 1 + self._n(0.04, n), self._u(0.5, 1.0, n)).clamp(0.35, 1.08)
         fill = torch.where(self._coin(level, n), fill, self._u(0.8, 0.95, n))
         room = (SIZE / 2 * fill - extra * fill).clamp(min=4)
         scale = room / torch.maximum(half_x, half_y)
-        # Scanners often normalise the height, so wide characters may get squeezed and narrow ones stretched.
+        # Scanners often normalise the height: wide characters get squeezed, narrow ones stretched.
         squeeze = self._u(0.75, 1.35, n) * level + (1 - level)
         scale_x = torch.minimum(scale * squeeze, room / half_x.clamp(min=0.05))
         slack_x = (SIZE / 2 - extra * fill - scale_x * half_x).clamp(min=0)
@@ -283,7 +284,7 @@ class Painter:
         return torch.stack([scale_x, scale], 1), offset, fill
 
     def _arrange(self, family, attributes):
-        """Places, radii, kinds and second-ink flags of up to four shapes; fills in what they mean."""
+        """Places, radii, kinds, second-ink flags of up to four shapes; fills in what they mean."""
         n = len(family)
         names = torch.stack(
             [torch.randperm(len(SHAPES), generator=self.random)[:2] for _ in range(n)]

@@ -3,68 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._memory import FACTORS
-from ..backbone import Backbone
 from ._base import Adaptation
+from .factors import Factors
 from .targets import Target
-
-
-class Factors(NamedTuple):
-    """The thin singular value decomposition of one frozen matrix, float32.
-
-    Attributes
-    ----------
-    u : Tensor of shape (out, rank)
-    s : Tensor of shape (rank,)
-        Largest first.
-    vh : Tensor of shape (rank, in)
-    """
-
-    u: Tensor
-    s: Tensor
-    vh: Tensor
-
-
-def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factors]:
-    """Decompose the targets' frozen matrices, each once per backbone and process.
-
-    The decomposition is always computed on the CPU in float32, so that the i-th singular value
-    means the same direction on every device.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Whose matrices.
-    targets : sequence of Target
-        Which of them.
-
-    Returns
-    -------
-    factors : dict of str to Factors
-        By target name, on the backbone's device.
-    """
-    tensors = backbone.model.state_dict()
-
-    def make(target: Target) -> tuple[Factors, int]:
-        matrix = tensors[target.tensor].flatten(1)[slice(*target.rows)]
-        on_cpu = torch.linalg.svd(matrix.float().cpu(), full_matrices=False)
-        factors = Factors(*(part.contiguous().to(backbone.device) for part in on_cpu))
-        return factors, sum(part.nbytes for part in factors)
-
-    device = str(backbone.device)
-    return {
-        target.name: FACTORS.get_or_make(
-            (backbone.fingerprint, device, target.name), lambda target=target: make(target)
-        )
-        for target in targets
-    }
 
 
 class SpectralAdaptation(Adaptation):
