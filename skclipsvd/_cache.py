@@ -1,10 +1,11 @@
-"""Where files that can be made again are kept between runs."""
+"""Where files that can be made again are kept between runs, and how they get there."""
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = ["cache_dir"]
 
 _VARIABLE = "SKCLIPSVD_CACHE"
 
@@ -36,6 +37,27 @@ def cache_dir():
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     return _user_cache() / "skclipsvd"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to the yielded path; on leaving it takes the place of `path` in one move.
+
+    So a reader, in this process or another, sees the whole new file or the old state, and an
+    interrupted writer leaves the old state. The folder is made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a move between file systems is a copy; with a dot, because
+    # readers of class/image folders skip hidden files.
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # mkstemp allows the owner only; a cache may be shared
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _user_cache():

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from . import _decoded
 from ._memory import IMAGES
 
 # Training crops are cut from a copy whose short side is at most this many times the model's input
@@ -296,7 +297,12 @@ def _decode_shared(item: Item, preprocess: PreprocessCfg, keep: bool) -> Decoded
         return _decode(item, preprocess, with_source=False) if found is None else found
 
     def make() -> tuple[Decoded, int]:
-        decoded = _decode(item, preprocess)
+        arrays = _decoded.read(key)
+        if arrays is None or arrays.keys() != {"view", "source"}:
+            decoded = _decode(item, preprocess)
+            _decoded.write(key, view=decoded.view, source=decoded.source)
+        else:
+            decoded = Decoded(**arrays)
         return decoded, decoded.view.nbytes + decoded.source.nbytes
 
     return IMAGES.get_or_make(key, make)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from ._cache import replacing
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
@@ -42,7 +42,9 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             name: getattr(estimator, name) for name in _SCALARS if hasattr(estimator, name)
         },
     }
-    _replace_file(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, header)
+    arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
 
 
 def load_adapter(path: str | Path) -> BaseCLIPClassifier:
@@ -176,15 +178,3 @@ def _label(value: Any) -> Any:
     if not isinstance(value, (str, int, float, bool)):
         raise ValueError(f"{value!r} is no label")
     return value
-
-
-def _replace_file(path: Path, arrays: dict[str, np.ndarray], header: dict) -> None:
-    """Write beside the target first, so that an interrupted save leaves the old file whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent or ".", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

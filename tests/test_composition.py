@@ -63,7 +63,6 @@ from sklearn.utils.fixes import parse_version
 
 from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CosineClassifier
 
-SKLEARN = parse_version(sklearn.__version__)
 PER_CLASS = 4
 
 
@@ -73,7 +72,7 @@ def svd(**params):
     Batches smaller than every training fold keep the rows in the caller's order, so that all forms
     of X must give the same bits.
     """
-    quick = dict(max_steps=2, batch_size=6, lr=0.02, layers=[-1], matrices=["v"])
+    quick = dict(max_steps=1, batch_size=6, lr=0.02, layers=[-1], matrices=["v"])
     return CLIPSVDClassifier("tiny", **{**quick, "augment": False, "random_state": 0, **params})
 
 
@@ -204,7 +203,7 @@ CONSUMERS = {
         "binary",
     ),
 }
-if SKLEARN >= parse_version("1.8"):
+if parse_version(sklearn.__version__) >= parse_version("1.8"):
     CONSUMERS["CalibratedClassifierCV temperature"] = (
         lambda: CalibratedClassifierCV(svd(), cv=SPLIT, method="temperature"),
         "classes",
@@ -315,7 +314,6 @@ def test_ensembles_of_weighted_images_take_a_column(name, form, paths, labels, f
     X = FORMS[form](paths)
     ensemble = COLUMN_CONSUMERS[name]().fit(X, labels, sample_weight=rising_weights(paths))
     np.testing.assert_array_equal(ensemble.predict_proba(X), from_text_column[name])
-    assert len(ensemble.estimators_) == 2
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +356,9 @@ def numeric_targets(labels):
 @pytest.mark.parametrize("name", NUMBERS_ONLY)
 def test_meta_estimators_that_calculate_with_x_cannot_take_paths(name, paths, labels):
     y = numeric_targets(labels).get(name, labels)
-    with pytest.raises(ValueError, match="could not convert string to float|dtype"):
+    with pytest.raises(
+        ValueError, match=r"dtype='numeric' is not compatible|could not convert string to float"
+    ):
         NUMBERS_ONLY[name](svd()).fit(np.array(paths)[:, None], y)
 
 

@@ -231,3 +231,31 @@ def test_every_container_of_paths():
         as_items(pd.DataFrame({"path": paths, "age": [1, 2, 3]}))
     with pytest.raises(ValueError, match=r"X\[1\].*NaN"):
         as_items(pd.Series(["a.png", pd.NA], dtype="string"))
+
+
+def test_a_folder_for_decoded_images_is_used_where_it_is_named(
+    photo, tmp_path, fresh_caches, monkeypatch
+):
+    from skclipsvd import clear_caches
+
+    path, folder = tmp_path / "photo.png", tmp_path / "decoded"
+    photo.save(path)
+    first = decode_all([str(path)], CONFIG, 1)[0]
+    assert not folder.exists()
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_CACHE", str(folder))
+    clear_caches()
+    decode_all([str(path)], CONFIG, 1)
+    (kept,) = folder.rglob("*.npz")
+
+    clear_caches()
+    monkeypatch.setattr("skclipsvd.images._open", lambda item: pytest.fail("decoded again"))
+    again = decode_all([str(path)], CONFIG, 1)[0]
+    np.testing.assert_array_equal(again.view, first.view)
+    np.testing.assert_array_equal(again.source, first.source)
+
+    monkeypatch.undo()
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_CACHE", str(folder))
+    for damage in (b"", b"not a zip file", kept.read_bytes()[:100]):
+        kept.write_bytes(damage)
+        clear_caches()
+        np.testing.assert_array_equal(decode_all([str(path)], CONFIG, 1)[0].view, first.view)

@@ -1,12 +1,12 @@
 """Digits and letters as pen strokes: the shapes people draw, written down as control points.
 
-Fonts, even handwriting-like ones, repeat one shape per glyph. A pen does not: the same person writes
-an open and a closed 4. Each character therefore has several *allographs*, and each allograph is a
-short path that the painter bends, slants and thickens anew for every picture.
+Fonts, even handwriting-like ones, repeat one shape per glyph. A pen does not: the same person
+writes an open and a closed 4. Each character therefore has several *allographs*, and each allograph
+is a short path that the painter bends, slants and thickens anew for every picture.
 
 Notation, on a sheet 10 wide and 14 high with y pointing down: points are ``x,y``; ``|`` lifts the
-pen; the pen runs smoothly (Catmull-Rom) through all points of a piece; ``!`` behind a point makes it
-a corner.
+pen; the pen runs smoothly (Catmull-Rom) through all points of a piece; ``!`` behind a point makes
+it a corner.
 """
 
 import numpy as np

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .._cache import cache_dir
+from .._cache import cache_dir, replacing
 from .._memory import FACTORS
 from ..backbone import Backbone
 from .targets import Target
@@ -116,17 +115,10 @@ def _read(file: Path, matrix: Tensor) -> Factors | None:
 
 
 def _write(file: Path, factors: Factors) -> None:
-    """Write under another name and move: another process sees a whole file or none."""
+    """Keep a decomposition for the next process."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-        os.close(handle)
-        try:
+        with replacing(file) as temporary:
             save_file(factors._asdict(), temporary)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
     except OSError:
         return  # a full or read-only disk costs time, not the fit
 

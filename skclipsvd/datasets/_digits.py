@@ -1,15 +1,14 @@
 """The built-in demo data: real handwritten digits as image files."""
 
 import os
-import struct
-import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from .._cache import cache_dir as default_cache_dir
+from .._cache import replacing
 
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -70,7 +69,7 @@ def load_handwritten_digits(*, cache_dir=None):
     paths = [folder / label / f"{i:04d}.png" for i, label in enumerate(labels)]
     try:
         for path, image in zip(paths, pixels, strict=True):
-            _ensure(path, _encode_png(image))
+            _ensure(path, image)
     except OSError as error:
         raise type(error)(
             error.errno,
@@ -81,55 +80,13 @@ def load_handwritten_digits(*, cache_dir=None):
     return [str(path) for path in paths], labels
 
 
-def _ensure(path, content):
-    """Make the file hold these bytes; touch nothing when it does already."""
-    if _holds(path, content):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _ensure(path, pixels):
+    """Make the file show these pixels; touch nothing when it does already."""
     try:
-        _write_atomically(path, content)
-    except PermissionError:
-        # On Windows, a file that another process has open cannot be replaced; that process
-        # may well have just written it.
-        if not _holds(path, content):
-            raise
-
-
-def _holds(path, content):
-    try:
-        return path.read_bytes() == content
-    except FileNotFoundError:
-        return False
-
-
-def _write_atomically(path, content):
-    # In the same folder, because a move between file systems is a copy; with a dot,
-    # because readers of class/image folders skip hidden files.
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp allows the owner only; a cache may be shared
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _encode_png(image):
-    """Encode an 8-bit greyscale image; the same bytes on every machine.
-
-    The pixels are stored, not compressed (RFC 1951, section 3.2.4): what a
-    compressor returns depends on its version, and every call compares bytes.
-    """
-    height, width = image.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in image)  # 0: no row filter
-    stored = struct.pack("<BHH", 1, len(rows), len(rows) ^ 0xFFFF) + rows
-    stream = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(rows))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
-
-
-def _chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        with Image.open(path) as image:
+            if image.mode == "L" and np.array_equal(image, pixels):
+                return
+    except (OSError, SyntaxError, ValueError):
+        pass  # missing or damaged: write it
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

@@ -100,23 +100,29 @@ def draw(train: Part, n_shots: int, seed: int) -> Part:
     return train.take(sample_shots(train.targets, n_shots, random_state=seed, replace=True))
 
 
-def digest(data: Dataset, *used: Part) -> str:
-    """Identify the images and class names that a result depends on.
+def digest(*used: tuple[Dataset, Part]) -> str:
+    """Identify the images, class names and templates that a result depends on.
 
-    By the paths below the folder that all of them are in, so that a data set may be moved.
+    By the paths below the folder that each part is in, so that data sets may be moved.
     """
-    folder = _common_folder(used)
-    state = hashlib.sha256(json.dumps(words(data)).encode())
-    for part in used:
+    state = hashlib.sha256()
+    for data, part in used:
+        folder = _folder(part)
+        state.update(json.dumps([words(data), data.template]).encode())
         for path, target in zip(part.paths, part.targets.tolist(), strict=True):
-            state.update(f"{_relative(path, folder)}\0{target}\0".encode("utf-8", "surrogatepass"))
-        state.update(b"\0")
+            line = f"{_relative(path, folder)}\0{target}\0"
+            state.update(line.encode("utf-8", "surrogatepass"))
     return state.hexdigest()[:12]
+
+
+def one_line(text: str) -> str:
+    """Make a name that a CSV file holds in one line."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
 
 
 def write_shots(file: Path, data: Dataset, train: Part, shots: Part) -> None:
     """Write a draw in the published format, with paths below the data set's own folder."""
-    folder = _common_folder([train])
+    folder = _folder(train)
     names = data.class_names
     entries = [
         [_relative(path, folder), target, names[target]]
@@ -125,8 +131,9 @@ def write_shots(file: Path, data: Dataset, train: Part, shots: Part) -> None:
     file.write_text(json.dumps({"train": entries}, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
-def _common_folder(used: Sequence[Part]) -> str:
-    return os.path.commonpath([os.path.dirname(path) for part in used for path in part.paths])
+def _folder(part: Part) -> str:
+    """Find the folder that all images of a part are in."""
+    return os.path.commonpath({os.path.dirname(path) for path in part.paths})
 
 
 def _relative(path: str, folder: str) -> str:
@@ -134,8 +141,31 @@ def _relative(path: str, folder: str) -> str:
     return path[len(folder) :].lstrip(os.sep).replace(os.sep, "/")
 
 
-def open_named(name: str, root: str | os.PathLike | None) -> Dataset:
-    """Find a published data set, or the digits that come with scikit-learn."""
+def open_data(name: str, root: str | os.PathLike | None = None) -> Dataset:
+    """Find a published data set, or the digits that come with scikit-learn.
+
+    Parameters
+    ----------
+    name : str
+        As for `skclipsvd.datasets.load`; or ``"digits"``, which needs no files.
+    root : str or path-like, optional
+        As for `skclipsvd.datasets.load`.
+
+    Returns
+    -------
+    data : skclipsvd.datasets.Dataset
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for `skclipsvd.datasets.load`.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments import open_data
+    >>> open_data("digits").splits
+    {'all': Split(1797 images, 10 classes)}
+    """
     if name == "digits":
         paths, _ = load_handwritten_digits()
         return replace(load_folder(Path(paths[0]).parents[1]), name="digits")

@@ -228,9 +228,7 @@ METHODS = {
     "linear-probe": Method(
         "linear probe", _names(CLIPEncoder, "C"), _linear_probe, told_classes=False
     ),
-    "lora": Method(
-        "CLIP-LoRA", _names(CLIPLoRAClassifier, "steps_per_shot"), CLIPLoRAClassifier
-    ),
+    "lora": Method("CLIP-LoRA", _names(CLIPLoRAClassifier, "steps_per_shot"), CLIPLoRAClassifier),
     "svd": Method("CLIP-SVD", _names(CLIPSVDClassifier, "steps_per_shot"), CLIPSVDClassifier),
     "two-stage-lora": Method(
         "CLIP-LoRA, two stages",
@@ -309,6 +307,13 @@ def check_overrides(overrides: Mapping[str, Any], method: str | None = None) -> 
     lengths = [name for name in _LENGTHS if name in overrides]
     if len(lengths) > 1:
         raise ValueError(f"{' and '.join(lengths)} exclude each other; pass one of them.")
+
+
+def describe(method: str, overrides: Mapping[str, Any]) -> str:
+    """Name the parameters that decide a result and were not left to the setting."""
+    takes = METHODS[method].takes - _NO_SETTING
+    chosen = sorted(set(overrides) & takes)
+    return ", ".join(f"{name}={overrides[name]}" for name in chosen)
 
 
 def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from tqdm.auto import tqdm
 
 from .._version import __version__
 from ..backbone import load_backbone
@@ -22,21 +21,28 @@ from ..datasets import Dataset
 from ..inference import choose_device
 from ..model_selection import _check_count, base_novel_split
 from . import settings
-from ._data import Part, digest, draw, parts, test_part, words, write_shots
+from ._data import Part, digest, draw, one_line, parts, test_part, words, write_shots
 from .methods import (
     METHODS,
     check_overrides,
+    describe,
     make_estimator,
     seeded,
     settings_hash,
 )
 from .results import Results, Row, key
 
-Predictor = Callable[[BaseEstimator], NDArray[np.int64]]
+# Maps a fitted estimator and image paths to targets.
+Predictor = Callable[[BaseEstimator, NDArray], NDArray[np.int64]]
+
+Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
+
+_ALL = tuple(METHODS)
+_TELLABLE = tuple(name for name, method in METHODS.items() if method.told_classes)
 
 
 @dataclass(frozen=True, eq=False)
-class Test:
+class Question:
     """What a fitted estimator is asked.
 
     Attributes
@@ -46,7 +52,7 @@ class Test:
     images : Part
         Whose targets are the right answers.
     predict : callable
-        Maps the fitted estimator to its answers.
+        Maps the fitted estimator and image paths to its answers.
     data_hash : str
         Identifies the images, those to train on included, and the class names.
     """
@@ -58,7 +64,8 @@ class Test:
 
     def accuracy(self, estimator: BaseEstimator) -> float:
         """Ask a fitted estimator."""
-        return float(np.mean(self.predict(estimator) == self.images.targets))
+        answers = self.predict(estimator, self.images.paths)
+        return float(np.mean(answers == self.images.targets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +78,19 @@ class Run:
         Unfitted.
     train : Part
         What shots are drawn from.
-    tests : sequence of Test
+    tests : sequence of Question
     columns : dict
         What is known of its rows before it is fitted.
     """
 
     estimator: BaseEstimator
     train: Part
-    tests: Sequence[Test]
+    tests: Sequence[Question]
     columns: Row
 
-    def keys(self) -> set[tuple]:
+    def keys(self) -> list[tuple]:
         """Return what identifies its rows."""
-        return {key({**self.columns, **self._about(test)}) for test in self.tests}
+        return [key(self._row(test, 0.0)) for test in self.tests]
 
     def rows(self) -> list[Row]:
         """Fit and ask."""
@@ -91,15 +98,18 @@ class Run:
         # Zero-shot looks at nothing but the labels, of which there must be some.
         images = draw(self.train, shots or 1, seed)
         estimator = seeded(self.estimator, seed).fit(images.paths, images.targets)
-        return [
-            {**self.columns, **self._about(test), "accuracy": test.accuracy(estimator)}
-            for test in self.tests
-        ]
+        return [self._row(test, test.accuracy(estimator)) for test in self.tests]
 
-    def _about(self, test: Test) -> Row:
-        n_train = self.columns["shots"] * len(self.train.classes)
-        known = {"test": test.name, "data_hash": test.data_hash}
-        return {**known, "n_train": n_train, "n_test": len(test.images.targets)}
+    def _row(self, test: Question, accuracy: float) -> Row:
+        row = {
+            **self.columns,
+            "test": test.name,
+            "data_hash": test.data_hash,
+            "n_train": self.columns["shots"] * len(self.train.classes),
+            "n_test": len(test.images.targets),
+            "accuracy": accuracy,
+        }
+        return {name: one_line(v) if isinstance(v, str) else v for name, v in row.items()}
 
 
 @dataclass(frozen=True)
@@ -109,59 +119,58 @@ class Plan:
     protocol: str
     data: Dataset
     train: Part
-    tests: Sequence[Test]
+    tests: Sequence[Question]
     methods: Mapping[str, Mapping[str, Any]]
     shots: Sequence[int]
     seeds: Sequence[int]
     setting: str
-    model: Mapping[str, Any]
+    overrides: Mapping[str, Any]
 
     def runs(self) -> Iterator[Run]:
         """List the runs; zero-shot needs one only, for any number of shots and seeds."""
-        model = {**settings.backbone(self.setting, self.data.name), **self.model}
-        device = choose_device(model.get("device", "auto"))
-        weights = load_backbone(model["model_name"], model["pretrained"], device).fingerprint[:12]
         for shots in self.shots:
             for seed in self.seeds:
-                for method, own in self.methods.items():
+                for method in self.methods:
                     if METHODS[method].learns:
-                        yield self._run(method, {**model, **own}, shots, seed, weights)
+                        yield self._run(method, shots, seed)
                     elif (shots, seed) == (self.shots[0], self.seeds[0]):
-                        yield self._run(method, {**model, **own}, 0, 0, weights)
+                        yield self._run(method, 0, 0)
 
-    def _run(self, method, parameters, shots, seed, weights) -> Run:
-        name = self.data.name
-        class_names = words(self.data)
+    def _run(self, method: str, shots: int, seed: int) -> Run:
+        name, class_names = self.data.name, words(self.data)
+        overrides = {**self.overrides, **self.methods[method]}
+        chosen = {**settings.backbone(self.setting, name), **overrides}
         estimator = make_estimator(
             method,
             settings.parameters(self.setting, self.protocol, method, name),
-            parameters,
+            chosen,
             n_shots=shots,
             class_names={target: class_names[target] for target in self.train.classes},
             template=settings.template(self.setting, self.protocol, name, self.data.template),
         )
+        model = (chosen["model_name"], chosen["pretrained"])
+        weights = load_backbone(*model, choose_device(chosen.get("device", "auto"))).fingerprint
         columns = {
             "protocol": self.protocol,
             "data": name,
             "method": method,
-            "model": parameters["model_name"],
-            "pretrained": str(parameters["pretrained"]),
+            "model": model[0],
+            "pretrained": str(model[1]),
             "shots": shots,
             "seed": seed,
             "setting": self.setting,
-            "overrides": _describe(parameters, METHODS[method].takes),
+            "overrides": describe(method, overrides),
             "settings_hash": settings_hash(estimator),
-            "weights": weights,
+            "weights": weights[:12],
             "version": __version__,
         }
-        columns = {k: _one_line(v) if isinstance(v, str) else v for k, v in columns.items()}
         return Run(estimator, self.train, self.tests, columns)
 
 
 def few_shot(
     data: Dataset,
     *,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = tuple(METHODS),
+    methods: Methods = _ALL,
     shots: Iterable[int] = settings.REPORTED_SHOTS,
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -222,9 +231,7 @@ def few_shot(
     >>> [(row["method"], row["shots"], row["n_test"]) for row in rows]
     [('zero-shot', 0, 899), ('svd', 2, 899)]
     """
-    train, images = parts(data)
-    _check_trained(data, train, data, images)
-    test = Test(data.name, images, _ask, digest(data, train, images))
+    train, test = _own_test(data)
     plan = _plan("few-shot", data, train, [test], methods, shots, seeds, setting, parameters)
     return _execute(plan, out, write_splits, verbose)
 
@@ -232,7 +239,7 @@ def few_shot(
 def base_to_novel(
     data: Dataset,
     *,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    methods: Methods = _TELLABLE,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -247,9 +254,8 @@ def base_to_novel(
     ----------
     data : skclipsvd.datasets.Dataset
         As for `few_shot`. Base classes are the first half in its order, one more of an odd number.
-    methods : sequence of str, or mapping of str to dict, optional
-        As for `few_shot`; by default all that can be told novel classes, which a linear probe
-        cannot.
+    methods : sequence of str, or mapping of str to dict
+        As for `few_shot`; all but the linear probe, which cannot be told novel classes.
     shots, seeds, setting, out, write_splits, verbose, **parameters : see `few_shot`
         Which runs, and where results go.
 
@@ -270,28 +276,23 @@ def base_to_novel(
     >>> [(row["test"], row["n_test"]) for row in rows]
     [('base', 452), ('novel', 447)]
     """
-    train, images = parts(data)
-    _check_trained(data, train, data, images)
+    train, whole = _own_test(data)
     base, novel = (half.tolist() for half in base_novel_split(train.targets))
-    if min(len(base), len(novel)) < 2:
-        raise ValueError(
-            f"{data.name} has {len(train.classes)} classes; base-to-novel needs four or more."
-        )
-    data_hash = digest(data, train, images)
-    tell_novel = _teller(data, novel)
-    tests = [
-        Test("base", images.of_classes(base), _ask, data_hash),
-        Test("novel", images.of_classes(novel), tell_novel, data_hash),
-    ]
-    for test in tests:
-        if not len(test.images.targets):
-            raise ValueError(f"{data.name} has no test images of its {test.name} classes.")
+    tests = []
+    for name, classes, predict in (("base", base, _ask), ("novel", novel, _teller(data, novel))):
+        images = whole.images.of_classes(classes)
+        if len(classes) < 2 or not len(images.targets):
+            raise ValueError(
+                f"{data.name} has {len(classes)} {name} classes with {len(images.targets)} test "
+                "images; base-to-novel needs two such classes, and images."
+            )
+        tests.append(Question(name, images, predict, whole.data_hash))
     plan = _plan(
         "base-to-novel",
         data,
         train.of_classes(base),
         tests,
-        _told_classes() if methods is None else methods,
+        methods,
         shots,
         seeds,
         setting,
@@ -304,7 +305,7 @@ def cross_dataset(
     data: Dataset,
     others: Sequence[Dataset],
     *,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    methods: Methods = _TELLABLE,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -321,7 +322,7 @@ def cross_dataset(
         To train on, and test on as well.
     others : sequence of skclipsvd.datasets.Dataset
         To test on, by their part "test" (or "all"), each with the template that it brings.
-    methods : sequence of str, or mapping of str to dict, optional
+    methods : sequence of str, or mapping of str to dict
         As for `base_to_novel`.
     shots, seeds, setting, out, write_splits, verbose, **parameters : see `few_shot`
         Which runs, and where results go.
@@ -343,15 +344,14 @@ def cross_dataset(
     >>> others = [load(name, "~/data") for name in ("dtd", "eurosat")]  # doctest: +SKIP
     >>> rows = cross_dataset(load("imagenet", "~/data"), others, out="cross.csv")  # doctest: +SKIP
     """
-    train, tests = _source("cross-dataset", data, others)
+    train, own = _own_test(data, others)
+    tests = [own]
     for other in others:
         images = test_part(other)
-        if len(images.classes) < 2:
-            raise ValueError(f"The test part of {other.name} has one class only.")
         # All classes compete, those without a test image included.
-        tell = _teller(other, range(len(other.class_names)), parameters.get("templates"))
-        tests.append(Test(other.name, images, tell, _joint_digest(data, train, other, images)))
-    methods = _told_classes() if methods is None else methods
+        template = parameters.get("templates", other.template)
+        tell = _teller(other, range(len(other.class_names)), template)
+        tests.append(Question(other.name, images, tell, digest((data, train), (other, images))))
     plan = _plan("cross-dataset", data, train, tests, methods, shots, seeds, setting, parameters)
     return _execute(plan, out, write_splits, verbose)
 
@@ -360,7 +360,7 @@ def domain_generalisation(
     data: Dataset,
     others: Sequence[Dataset],
     *,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = tuple(METHODS),
+    methods: Methods = _ALL,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -398,23 +398,24 @@ def domain_generalisation(
     >>> others = [load(name, "~/data") for name in ("imagenet_a",)]  # doctest: +SKIP
     >>> rows = domain_generalisation(load("imagenet", "~/data"), others)  # doctest: +SKIP
     """
-    train, tests = _source("domain-generalisation", data, others)
+    train, own = _own_test(data, others)
+    tests, names = [own], words(data)
     for other in others:
         images = test_part(other)
-        matches = match_classes(data, train.classes, other)
-        joint = _joint_digest(data, train, other, images)
-        tests.append(Test(other.name, images, _chooser(images, matches), joint))
+        matches = match_classes([names[t] for t in train.classes], words(other), other.name)
+        data_hash = digest((data, train), (other, images))
+        tests.append(Question(other.name, images, _chooser(matches), data_hash))
     plan = _plan(
         "domain-generalisation", data, train, tests, methods, shots, seeds, setting, parameters
     )
     return _execute(plan, out, write_splits, verbose)
 
 
-# --- asking
+# --- what to ask
 
 
-def _ask(estimator: BaseEstimator, images: Part) -> NDArray:
-    return estimator.predict(images.paths)
+def _ask(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+    return estimator.predict(paths)
 
 
 def _teller(data: Dataset, targets: Iterable[int], templates: Any = None) -> Predictor:
@@ -422,7 +423,155 @@ def _teller(data: Dataset, targets: Iterable[int], templates: Any = None) -> Pre
     names = words(data)
     classes = {target: names[target] for target in targets}
 
-    def predict(estimator: BaseEstimator, images: Part) -> NDArray:
-        return estimator.with_classes(classes, templates=templates).predict(images.paths)
+    def predict(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+        return estimator.with_classes(classes, templates=templates).predict(paths)
 
     return predict
+
+
+def _chooser(matches: Sequence[Sequence[int]]) -> Predictor:
+    """Ask which of some of the trained classes it is."""
+
+    def predict(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+        scores = estimator.decision_function(paths)
+        if scores.ndim == 1:  # two classes
+            scores = np.column_stack([np.zeros_like(scores), scores])
+        return np.stack([scores[:, m].max(axis=1) for m in matches], axis=1).argmax(axis=1)
+
+    return predict
+
+
+def match_classes(trained: Sequence[str], tested: Sequence[str], name: str) -> list[list[int]]:
+    """Find the trained classes that each tested one may be.
+
+    Parameters
+    ----------
+    trained, tested : sequence of str
+        Class names. Two classes may share one, as in ImageNet: where it occurs as often in both
+        lists, they are matched in order; otherwise the better one of its namesakes counts.
+    name : str
+        Of what is tested on, for the error.
+
+    Returns
+    -------
+    matches : list of list of int
+        For each tested class one or more positions in `trained`.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments.protocols import match_classes
+    >>> match_classes(["tench", "missile", "kite", "missile"], ["missile", "tench"], "part")
+    [[1, 3], [0]]
+    """
+    positions: dict[str, list[int]] = {}
+    for position, class_name in enumerate(trained):
+        positions.setdefault(class_name, []).append(position)
+    unknown = sorted(set(tested) - set(positions))
+    if unknown:
+        raise ValueError(
+            f"{name} has classes that are not trained on, such as {unknown[0]!r} ({len(unknown)} "
+            "of them); domain-generalisation needs the same names. For others: cross-dataset."
+        )
+    often, seen = Counter(tested), Counter()
+    matches = []
+    for class_name in tested:
+        found = positions[class_name]
+        if often[class_name] == len(found):
+            found = [found[seen[class_name]]]
+            seen[class_name] += 1
+        matches.append(found)
+    return matches
+
+
+# --- what the protocols share
+
+
+def _own_test(data: Dataset, others: Sequence[Dataset] = ()) -> tuple[Part, Question]:
+    """Return what a data set trains on, and the test on itself."""
+    names = Counter(one_line(other.name) for other in (data, *others))
+    twice = [name for name, n in names.items() if n > 1]
+    if twice:
+        raise ValueError(f"Two data sets are called {twice[0]!r}; results go by their names.")
+    train, images = parts(data)
+    missing = sorted(set(images.classes) - set(train.classes))
+    if missing:
+        raise ValueError(
+            f"{data.name} has no training images of {data.class_names[missing[0]]!r}, which it is "
+            f"tested on ({len(missing)} such classes); add some, or leave the class out."
+        )
+    return train, Question(data.name, images, _ask, digest((data, train), (data, images)))
+
+
+def _plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides) -> Plan:
+    """Check everything that can be checked without a model."""
+    methods = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, {})
+    check_methods(methods, _TELLABLE if protocol in _TELLS else _ALL, protocol)
+    check_overrides(overrides)
+    for method, own in methods.items():
+        check_overrides(own, method)
+    shots = [_check_count("shots", n) for n in dict.fromkeys(shots)]
+    seeds = [int(sample) for sample in dict.fromkeys(seeds)]
+    if not shots or not seeds or min(seeds) < 0:
+        raise ValueError(f"shots={shots!r} and seeds={seeds!r} must be lists of natural numbers.")
+    return Plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides)
+
+
+_TELLS = ("base-to-novel", "cross-dataset")
+
+
+def check_methods(methods: Iterable[str], possible: Sequence[str], protocol: str) -> None:
+    """Raise ValueError for methods that there are not, or not in this protocol."""
+    if not methods:
+        raise ValueError(f"methods is empty; choose some of {', '.join(possible)}.")
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"methods: {method!r} is unknown; choose of {', '.join(possible)}.")
+        if method not in possible:
+            raise ValueError(
+                f"methods: {method!r} cannot be told other classes than it was trained on, as "
+                f"{protocol} asks; choose of {', '.join(possible)}."
+            )
+
+
+def _execute(
+    plan: Plan,
+    out: str | os.PathLike | None,
+    write_splits: str | os.PathLike | None,
+    verbose: int,
+) -> list[Row]:
+    """Do what is not done yet, and return all of it."""
+    results = Results(out)
+    runs = list(plan.runs())
+    if write_splits is not None:
+        _write_splits(plan, Path(write_splits).expanduser())
+    for run in runs:
+        done = {key(row) for row in results.rows()}  # other processes may add to the file
+        if done.issuperset(run.keys()):
+            continue
+        started = time.perf_counter()
+        rows = run.rows()
+        results.append(rows)
+        if verbose:
+            _report(rows, time.perf_counter() - started)
+    found = {key(row): row for row in results.rows()}
+    return [found[k] for run in runs for k in run.keys()]
+
+
+def _report(rows: Sequence[Row], seconds: float) -> None:
+    first = rows[0]
+    scores = ", ".join(f"{row['test']} {100 * row['accuracy']:.2f} %" for row in rows)
+    which = f"{first['shots']} shots, seed {first['seed']}" if first["shots"] else "no shots"
+    print(
+        f"{first['protocol']}, {first['data']}, {first['method']}, {which}: {scores} "
+        f"({seconds:.1f} s)",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _write_splits(plan: Plan, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for shots in plan.shots:
+        for seed in plan.seeds:
+            name = f"{plan.protocol}-{plan.data.name}-{shots}-shots-seed-{seed}.json"
+            write_shots(folder / name, plan.data, plan.train, draw(plan.train, shots, seed))

@@ -1,0 +1,351 @@
+"""Results as Markdown tables beside the papers' numbers, and as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import settings
+from .methods import METHODS
+from .results import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One run of a configuration; where a file has it twice, something else has changed in between.
+_SAME_RUN = ("protocol", "data", "test", "method", "shots", "seed", "setting", "overrides")
+_MODEL = ("model", "pretrained", "weights")
+
+Curve = dict[int, float]
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format results as Markdown, beside what the papers report.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From a protocol or `read_results`.
+
+    Returns
+    -------
+    text : str
+        A section for every protocol and model; accuracies in per cent, mean and standard deviation
+        (of a sample) over seeds. Of runs that a file has more than once, with other data, weights
+        or defaults, the last one counts.
+
+    Raises
+    ------
+    ValueError
+        There are no rows.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments import read_results, tables
+    >>> print(tables(read_results("results.csv")))  # doctest: +SKIP
+    """
+    if not rows:
+        raise ValueError("rows is empty: there are no results to put into tables.")
+    blocks: list[str] = []
+    for (model, pretrained, _), of_model in _group(rows, *_MODEL).items():
+        for protocol, of_protocol in _group(of_model, "protocol").items():
+            latest = _latest(of_protocol)
+            blocks.append(f"## {protocol[0]}, {model} ({pretrained})")
+            blocks += _FORMATS[protocol[0]](latest)
+            if len(latest) < len(of_protocol):
+                older = len(of_protocol) - len(latest)
+                blocks.append(f"{older} older rows of runs that were repeated do not count.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw accuracy against shots: a panel for each data set, and one for their mean.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Few-shot results of one model; others are not looked at.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Save it with ``figure.savefig("shots.png")``.
+
+    Raises
+    ------
+    ImportError
+        There is no matplotlib.
+    ValueError
+        There are no few-shot results, or of several models.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments import plot_shots, read_results
+    >>> plot_shots(read_results("results.csv")).savefig("shots.png")  # doctest: +SKIP
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plot_shots needs matplotlib; install it with `pip install 'skclipsvd[plot]'`."
+        ) from error
+    rows = [row for row in rows if row["protocol"] == "few-shot"]
+    models = list(_group(rows, *_MODEL))
+    if len(models) != 1:
+        raise ValueError(f"plot_shots draws few-shot results of one model; got {models or 'none'}.")
+    rows = _latest(rows)
+    panels = [(data[0], _curves(part)) for data, part in _group(rows, "data").items()]
+    if len(panels) > 1:
+        panels.append(_mean_panel(rows))
+    figure = Figure(figsize=(4.5 * len(panels), 3.8), layout="constrained")
+    for ax, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):  # noqa: B905
+        _draw(ax, title, curves)
+    figure.axes[0].set_ylabel("accuracy, %")
+    figure.axes[-1].legend(fontsize="small")
+    return figure
+
+
+# --- one protocol each
+
+
+def _few_shot_tables(rows: list[Row]) -> list[str]:
+    shots = _shots(rows)
+    header = ["accuracy, %", *(f"{n} shot{'s' if n > 1 else ''}" for n in shots)]
+    blocks = []
+    for (data,), part in _group(rows, "data").items():
+        lines = []
+        for label, of_label in _by_method(part):
+            cells = (_cell(_scores(of_label, n)) for n in shots)
+            lines.append([label, *cells])
+        blocks += [f"### {data}", _markdown(header, lines)]
+    for family, names in _families(rows):
+        part = [row for row in rows if row["data"] in names]
+        lines = [
+            [label, *(_number(curve.get(n)) for n in shots)]
+            for label, curve in _mean_curves(part).items()
+        ]
+        lines += [
+            [f"*{label}*", *(_number(curve.get(n)) for n in shots)]
+            for label, curve in _reported_curves(family).items()
+        ]
+        blocks += [f"### Mean of {_how_many(family, names)}", _markdown(header, lines)]
+        blocks += _note(family)
+    return blocks
+
+
+def _base_to_novel_tables(rows: list[Row]) -> list[str]:
+    header = ["accuracy, %", "base", "novel", "harmonic mean"]
+    blocks = []
+    for (data,), part in _group(rows, "data").items():
+        lines = []
+        for label, of_label in _by_method(part, with_shots=True):
+            scores = [[r["accuracy"] for r in of_label if r["test"] == t] for t in _HALVES]
+            lines.append([label, *map(_cell, scores), _harmonic(*map(_mean, scores))])
+        blocks += [f"### {data}", _markdown(header, lines)]
+    for family, names in _families(rows):
+        part = [row for row in rows if row["data"] in names]
+        lines = []
+        for label, of_label in _by_method(part, with_shots=True):
+            if {row["data"] for row in of_label} == set(names):
+                means = [_mean_over_data(of_label, test) for test in _HALVES]
+                # Of the means, as the papers do.
+                lines.append([label, *map(_number, means), _harmonic(*means)])
+        reported = settings.REPORTED_BASE_TO_NOVEL.get(family, {})
+        lines += [
+            [f"*{label}, 16 shots*", *(f"{n:.2f}" for n in numbers)]
+            for label, numbers in reported.items()
+        ]
+        blocks += [f"### Mean of {_how_many(family, names)}", _markdown(header, lines)]
+        blocks += _note(family)
+    return blocks
+
+
+def _transfer_tables(rows: list[Row]) -> list[str]:
+    blocks = []
+    for (data,), part in _group(rows, "data").items():
+        tests = list(dict.fromkeys(row["test"] for row in part))
+        others = [test for test in tests if test != data]
+        lines = []
+        for label, of_label in _by_method(part, with_shots=True):
+            scores = [[r["accuracy"] for r in of_label if r["test"] == test] for test in tests]
+            means = [_mean(s) for test, s in zip(tests, scores, strict=True) if test in others]
+            overall = None if None in means or not means else float(np.mean(means))
+            lines.append([label, *map(_cell, scores), _number(overall)])
+        blocks += [
+            f"### Trained on {data}",
+            _markdown(["accuracy, %", *tests, "mean of the others"], lines),
+        ]
+    return blocks
+
+
+_HALVES = ("base", "novel")
+_FORMATS: dict[str, Callable[[list[Row]], list[str]]] = {
+    "few-shot": _few_shot_tables,
+    "base-to-novel": _base_to_novel_tables,
+    "cross-dataset": _transfer_tables,
+    "domain-generalisation": _transfer_tables,
+}
+
+
+# --- from rows to numbers
+
+
+def _group(rows: Iterable[Mapping[str, Any]], *columns: str) -> dict[tuple, list[Row]]:
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[c] for c in columns), []).append(dict(row))
+    return groups
+
+
+def _latest(rows: Iterable[Row]) -> list[Row]:
+    return [same[-1] for same in _group(rows, *_SAME_RUN).values()]
+
+
+def _by_method(rows: Sequence[Row], with_shots: bool = False) -> list[tuple[str, list[Row]]]:
+    """Group rows of one configuration, in the methods' usual order, under a readable name."""
+    several = len({row["setting"] for row in rows}) > 1
+    columns = ("method", "setting", "overrides", *(("shots",) if with_shots else ()))
+    order = list(METHODS)
+    groups = sorted(_group(rows, *columns).items(), key=lambda group: order.index(group[0][0]))
+    labelled = []
+    for (method, setting, overrides, *shots), part in groups:
+        details = [setting] if several else []
+        details += [overrides] if overrides and METHODS[method].learns else []
+        details += [f"{n} shots" for n in shots if n]
+        label = METHODS[method].label + (f" ({'; '.join(details)})" if details else "")
+        labelled.append((label, part))
+    return labelled
+
+
+def _shots(rows: Sequence[Row]) -> list[int]:
+    """List the numbers of shots; zero-shot alone gets one column, too."""
+    return sorted({row["shots"] for row in rows} - {0}) or [1]
+
+
+def _scores(rows: Sequence[Row], shots: int) -> list[float]:
+    """Return the accuracies at a number of shots; zero-shot's are the same at every number."""
+    return [row["accuracy"] for row in rows if row["shots"] in (shots, 0)]
+
+
+def _curves(rows: Sequence[Row]) -> dict[str, Curve]:
+    """Return mean accuracies in per cent by label and shots."""
+    shots = _shots(rows)
+    return {
+        label: {n: mean for n in shots if (mean := _mean(_scores(part, n))) is not None}
+        for label, part in _by_method(rows)
+    }
+
+
+def _mean_curves(rows: Sequence[Row]) -> dict[str, Curve]:
+    """Average over data sets what all of them have."""
+    each = [_curves(part) for part in _group(rows, "data").values()]
+    labels = dict.fromkeys(label for curves in each for label in curves)
+    means: dict[str, Curve] = {}
+    for label in labels:
+        curves = [c.get(label, {}) for c in each]
+        common = sorted(set(curves[0]).intersection(*curves))
+        means[label] = {n: float(np.mean([curve[n] for curve in curves])) for n in common}
+    return means
+
+
+def _mean_over_data(rows: Sequence[Row], test: str) -> float | None:
+    means = [
+        _mean([row["accuracy"] for row in part if row["test"] == test])
+        for part in _group(rows, "data").values()
+    ]
+    return None if None in means else float(np.mean(means))
+
+
+def _mean(scores: Sequence[float]) -> float | None:
+    return 100 * float(np.mean(scores)) if scores else None
+
+
+def _harmonic(base: float | None, novel: float | None) -> str:
+    from ..model_selection import harmonic_mean_score
+
+    return "" if base is None or novel is None else _number(harmonic_mean_score(base, novel))
+
+
+# --- what to compare with
+
+
+def _families(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Sort the data sets into the papers' two families and others."""
+    present = list(dict.fromkeys(row["data"] for row in rows))
+    families = [(f, [n for n in names if n in present]) for f, names in settings.FAMILIES.items()]
+    published = {*settings.NATURAL, *settings.BIOMEDICAL}
+    others = [name for name in present if name not in published]
+    families = [(family, names) for family, names in families if names]
+    return families + ([("other", others)] if len(others) > 1 else [])
+
+
+def _how_many(family: str, names: Sequence[str]) -> str:
+    if family == "other":
+        return f"{len(names)} data sets"
+    return f"{len(names)} of {len(settings.FAMILIES[family])} {family} data sets"
+
+
+def _reported_curves(family: str) -> dict[str, Curve]:
+    reported = settings.REPORTED_FEW_SHOT.get(family, {})
+    return {
+        f"{label}, reported": dict(zip(settings.REPORTED_SHOTS, numbers, strict=True))
+        for label, numbers in reported.items()
+    }
+
+
+def _note(family: str) -> list[str]:
+    if family == "other":
+        return []
+    n, model = len(settings.FAMILIES[family]), "ViT-B/16" if family == "natural" else "BiomedCLIP"
+    return [
+        f"In italics: reported by {settings.REPORTED_SOURCE} for {model}, mean of all {n} {family} "
+        "data sets; a mean of fewer of them, or another model, does not compare."
+    ]
+
+
+# --- formatting
+
+
+def _cell(scores: Sequence[float]) -> str:
+    mean = _mean(scores)
+    if mean is None or len(scores) == 1:
+        return _number(mean)
+    return f"{mean:.2f} ± {100 * np.std(scores, ddof=1):.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---", *("---:" for _ in header[1:])], *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in rows)
+
+
+def _mean_panel(rows: list[Row]) -> tuple[str, dict[str, Curve]]:
+    """Average all data sets; with the reported numbers where all are of one family."""
+    names = {row["data"] for row in rows}
+    family = next((f for f, members in settings.FAMILIES.items() if names <= set(members)), "other")
+    title = f"mean of {_how_many(family, sorted(names))}"
+    return title, {**_mean_curves(rows), **_reported_curves(family)}
+
+
+def _draw(ax: Axes, title: str, curves: Mapping[str, Curve]) -> None:
+    reported = [label for label in curves if label.endswith(", reported")]
+    for i, (label, curve) in enumerate(curves.items()):
+        if label in reported:
+            shade = str(0.45 + 0.4 * reported.index(label) / len(reported))
+            style = {"color": shade, "linestyle": ":"}
+        else:
+            style = {"color": f"C{i}", "marker": "osD^vPX*"[i % 8]}
+        ax.plot(list(curve), list(curve.values()), label=label, **style)
+    shots = sorted({n for curve in curves.values() for n in curve})
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(shots, [str(n) for n in shots])
+    ax.minorticks_off()
+    ax.set_xlabel("shots per class")
+    ax.set_title(title)
+    ax.grid(alpha=0.3)
