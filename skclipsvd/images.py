@@ -117,6 +117,8 @@ def _array_as_sequence(X: np.ndarray) -> Sequence[Any]:
 
 
 def _as_item(index: int, item: Any) -> Item:
+    if hasattr(item, "as_py"):  # pyarrow's scalars, as scikit-learn < 1.8 indexes its arrays
+        item = item.as_py()
     if isinstance(item, os.PathLike):
         item = os.fspath(item)
     if isinstance(item, np.ndarray):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -78,8 +78,7 @@ class Adaptation(ABC):
             matrix[slice(*rows)] if target is None else self.weight(target, matrix[slice(*rows)])
             for rows, target in row_blocks(len(matrix), targets)
         ]
-        joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        return joined.reshape(frozen.shape)
+        return _join(blocks, dim=0).reshape(frozen.shape)
 
 
 def row_blocks(
@@ -124,8 +123,8 @@ def merge(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
 def install(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
     """Put the training form of `adaptation` into `skeleton`.
 
-    Linear layers and multi-head attention compute in factors; a tensor used in any other way is
-    rebuilt from its factors before every use.
+    Linear layers and multi-head attention compute in the form that is cheapest; a tensor used in
+    any other way is rebuilt before every use.
 
     Parameters
     ----------
@@ -141,55 +140,107 @@ def install(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
     """
     groups = adaptation.by_tensor()
     for path, module in list(skeleton.named_modules()):
-        if type(module) is nn.MultiheadAttention and _touches(path, groups):
-            _replace(skeleton, path, _attention(path, module, adaptation, groups))
-        elif isinstance(module, nn.Linear) and f"{path}.weight" in groups:
-            targets = groups.pop(f"{path}.weight")
-            _replace(skeleton, path, AdaptedLinear(module.weight, module.bias, targets, adaptation))
-    if groups:
-        raise NotImplementedError(f"no training form for {', '.join(groups)}")
+        touched = [name for name in groups if name.rpartition(".")[0] == path]
+        if type(module) is nn.MultiheadAttention and (
+            touched or f"{path}.out_proj.weight" in groups
+        ):
+            targets = [t for name in touched for t in groups[name]]
+            _replace(skeleton, path, AdaptedAttention(module, targets, adaptation))
+        elif isinstance(module, nn.Linear) and touched:
+            _replace(skeleton, path, AdaptedLinear.of(module, groups[touched[0]], adaptation))
+        else:
+            for name in touched:
+                _rebuild_before_use(module, name.rpartition(".")[2], groups[name], adaptation)
     return skeleton
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer, some of whose row blocks are adapted; the rest stays frozen."""
+    """A linear layer in row blocks, some adapted and some frozen.
+
+    Parameters
+    ----------
+    blocks : sequence of (weight, bias, target)
+        Frozen rows of shape (rows, in), their bias or None, and their target or None.
+    adaptation : Adaptation
+        The numbers to train.
+    """
 
     def __init__(
         self,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Sequence[Target],
+        blocks: Sequence[tuple[Tensor, Tensor | None, Target | None]],
         adaptation: Adaptation,
     ):
         super().__init__()
-        self.frozen, self.bias = weight, bias
-        self.targets, self.adaptation = tuple(targets), adaptation
-        self.blocks = row_blocks(len(weight), targets)
+        self.blocks, self.adaptation = tuple(blocks), adaptation
+
+    @classmethod
+    def of(
+        cls, linear: nn.Linear, targets: Sequence[Target], adaptation: Adaptation
+    ) -> AdaptedLinear:
+        """Build it from a whole layer and the targets among its rows."""
+        weight, bias = linear.weight, linear.bias
+        return cls(
+            [
+                (weight[slice(*rows)], None if bias is None else bias[slice(*rows)], target)
+                for rows, target in row_blocks(len(weight), targets)
+            ],
+            adaptation,
+        )
 
     @property
     def weight(self) -> Tensor:
         """The adapted weight, for models that read it instead of calling the layer."""
-        return self.adaptation.tensor(self.frozen, self.targets)
+        return _join(
+            [
+                frozen if target is None else self.adaptation.weight(target, frozen)
+                for frozen, _, target in self.blocks
+            ],
+            dim=0,
+        )
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        biases = [bias for _, bias, _ in self.blocks]
+        return None if biases[0] is None else _join(biases, dim=0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the adapted layer to an input of shape (..., in)."""
-        parts = [self._block(x, slice(*rows), target) for rows, target in self.blocks]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-    def _block(self, x: Tensor, rows: slice, target: Target | None) -> Tensor:
-        weight, bias = self.frozen[rows], None if self.bias is None else self.bias[rows]
-        if target is None:
-            return F.linear(x, weight, bias)
-        return self.adaptation.linear(target, x, weight, bias)
+        return _join(
+            [
+                F.linear(x, weight, bias)
+                if target is None
+                else self.adaptation.linear(target, x, weight, bias)
+                for weight, bias, target in self.blocks
+            ],
+            dim=-1,
+        )
 
 
 class AdaptedAttention(nn.Module):
-    """Self-attention like `torch.nn.MultiheadAttention`, with adapted projections."""
+    """Attention like `torch.nn.MultiheadAttention`, with adapted projections.
 
-    def __init__(self, in_proj: nn.Module, out_proj: nn.Module, n_heads: int, batch_first: bool):
+    Its `out_proj` is the original layer; adapt it like any other.
+    """
+
+    def __init__(
+        self, attention: nn.MultiheadAttention, targets: Sequence[Target], adaptation: Adaptation
+    ):
         super().__init__()
-        self.in_proj, self.out_proj = in_proj, out_proj
-        self.n_heads, self.batch_first = n_heads, batch_first
+        self.n_heads, self.batch_first = attention.num_heads, attention.batch_first
+        self.out_proj = attention.out_proj
+        stacked = attention.in_proj_weight is not None
+        width = attention.embed_dim
+        for i, role in enumerate("qkv"):
+            rows = slice(i * width, (i + 1) * width)
+            weight = (
+                attention.in_proj_weight[rows]
+                if stacked
+                else getattr(attention, f"{role}_proj_weight")
+            )
+            bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
+            target = next((t for t in targets if t.matrix == role), None)
+            setattr(self, role, AdaptedLinear([(weight, bias, target)], adaptation))
 
     def forward(
         self,
@@ -199,34 +250,38 @@ class AdaptedAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Attend; `key` and `value` must be `query`, weights are never returned."""
-        if key is not query or value is not query or need_weights:
-            raise NotImplementedError("only self-attention without returned weights is adapted")
-        x = query if self.batch_first else query.transpose(0, 1)
+        """Attend; the weights are never returned."""
+        if need_weights:
+            raise NotImplementedError("adapted attention does not return its weights")
         q, k, v = (
-            part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-            for part in self.in_proj(x).chunk(3, dim=-1)
+            project(x if self.batch_first else x.transpose(0, 1))
+            .unflatten(-1, (self.n_heads, -1))
+            .transpose(1, 2)
+            for project, x in ((self.q, query), (self.k, key), (self.v, value))
         )
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = ~attn_mask  # True forbids there, allows here
+        if attn_mask is not None and attn_mask.ndim == 3:
+            attn_mask = attn_mask.unflatten(0, (-1, self.n_heads))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         return (y if self.batch_first else y.transpose(0, 1)), None
 
 
-def _attention(
-    path: str,
-    module: nn.MultiheadAttention,
-    adaptation: Adaptation,
-    groups: Mapping[str, list[Target]],
-) -> AdaptedAttention:
-    in_targets = groups.pop(f"{path}.in_proj_weight", [])
-    in_proj = AdaptedLinear(module.in_proj_weight, module.in_proj_bias, in_targets, adaptation)
-    return AdaptedAttention(in_proj, module.out_proj, module.num_heads, module.batch_first)
+def _rebuild_before_use(
+    module: nn.Module, attribute: str, targets: Sequence[Target], adaptation: Adaptation
+) -> None:
+    """Let `module` find the adapted tensor under the old name whenever it is called."""
+    frozen = module._parameters.pop(attribute)
+
+    def rebuild(module: nn.Module, _: object) -> None:
+        setattr(module, attribute, adaptation.tensor(frozen, targets))
+
+    module.register_forward_pre_hook(rebuild)
 
 
-def _touches(path: str, groups: Mapping[str, list[Target]]) -> bool:
-    return f"{path}.in_proj_weight" in groups or f"{path}.out_proj.weight" in groups
+def _join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
 def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:

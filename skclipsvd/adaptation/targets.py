@@ -61,20 +61,30 @@ _RULES: tuple[tuple[re.Pattern, tuple[str, ...], str | None], ...] = tuple(
         (r"\.(?:k|k_proj|key)\.weight$|\.k_proj_weight$", ("k",), None),
         (r"\.(?:v|v_proj|value)\.weight$|\.v_proj_weight$", ("v",), None),
         (r"\.(?:attn|attn_pool|token_mixer)\.proj\.weight$", ("o",), None),
-        (r"\.attn\.out_proj\.weight$|\.attention\.output\.dense\.weight$", ("o",), None),
-        (r"\.mlp\.c_fc\.weight$|\.mlp\.fc1\.weight$", ("fc",), "mlp"),
-        (r"\.mlp\.c_proj\.weight$|\.mlp\.fc2\.weight$", ("proj",), "mlp"),
-        (r"\.mlp\.(?:fc1_g|w0)\.weight$", ("gate",), "mlp"),
-        (r"\.mlp\.(?:fc1_x|w1)\.weight$", ("fc",), "mlp"),
-        (r"\.mlp\.w2\.weight$", ("proj",), "mlp"),
-        (r"\.intermediate\.dense\.weight$", ("fc",), "mlp"),
+        (r"\.(?:attn|self_attn)\.out_proj\.weight$", ("o",), None),
+        (r"\.attention\.output\.dense\.weight$|\.SelfAttention\.o\.weight$", ("o",), None),
+        (r"\.mlp\.(?:c_fc|fc1|fc1_x|w1)\.weight$", ("fc",), "mlp"),
+        (r"\.mlp\.(?:fc1_g|w0)\.weight$|\.DenseReluDense\.wi_0\.weight$", ("gate",), "mlp"),
+        (r"\.mlp\.(?:c_proj|fc2|w2)\.weight$|\.DenseReluDense\.wo\.weight$", ("proj",), "mlp"),
+        (r"\.intermediate\.dense\.weight$|\.DenseReluDense\.wi(?:_1)?\.weight$", ("fc",), "mlp"),
         (r"\.output\.dense\.weight$", ("proj",), "mlp"),
+        (r"\.layers\.\d+\.fc1\.weight$", ("fc",), "mlp"),
+        (r"\.layers\.\d+\.fc2\.weight$", ("proj",), "mlp"),
     )
 )
 
-_BLOCK = re.compile(r"^(.*?\b(?:resblocks|blocks|layers?|layer\d+)\.\d+|.*?\battn_?pool)\.")
-# A CoCa decoder writes captions; it takes no part in image-text similarity.
+# What counts as one step of depth: T5's numbered blocks; the innermost numbered layer elsewhere;
+# the layers between the stages of a convolutional tower; pooled attention, as the last step.
+_BLOCK = re.compile(
+    r"^(.*?\bblock\.\d+"
+    r"|.*\b(?:resblocks|blocks|layers?|layer\d+)\.\d+"
+    r"|.*\bstages\.\d+\.downsample"
+    r"|.*?\battn_?pool)\."
+)
+# A CoCa decoder writes captions and a T5 decoder is dropped: neither is part of the similarity.
 _NOT_CONTRASTIVE = ("text_decoder.",)
+# Embeddings of patches and positions stay frozen, whatever they are made of.
+_EMBEDDING = re.compile(r"\.(?:patch_embed|pos_emb|rel_pos|embeddings)\.")
 
 
 def find_targets(model: nn.Module) -> tuple[Target, ...]:
@@ -102,11 +112,12 @@ def _find_in_tower(tower: str, parameters: Iterable) -> list[Target]:
     depth: dict[str, int] = {}
     targets: list[Target] = []
     for tensor, parameter in parameters:
-        if _tower_of(tensor) != tower or parameter.ndim < 2 or not _BLOCK.match(tensor):
+        found = _BLOCK.match(tensor)
+        if _tower_of(tensor) != tower or found is None or _EMBEDDING.search(tensor):
             continue
-        block_path = _BLOCK.match(tensor)[1]
-        for roles, group in _roles_of(tensor):
-            block = depth.setdefault(block_path, len(depth))
+        roles, group = _roles_of(tensor, parameter.shape, tensor[found.end() :])
+        if roles:
+            block = depth.setdefault(found[1], len(depth))
             targets += _split(tower, block, tensor, parameter.shape, roles, group)
     return targets
 
@@ -117,8 +128,22 @@ def _tower_of(tensor: str) -> str | None:
     return "image" if tensor.startswith("visual.") else "text"
 
 
-def _roles_of(tensor: str) -> list[tuple[tuple[str, ...], str | None]]:
-    return next(([(roles, group)] for rule, roles, group in _RULES if rule.search(tensor)), [])
+def _roles_of(
+    tensor: str, shape: Sequence[int], inside_block: str
+) -> tuple[tuple[str, ...], str | None]:
+    """Find the roles of a tensor's row blocks and their group; no roles where it stays frozen."""
+    if len(shape) < 2 or len(shape) == 3:
+        return (), None
+    for rule, roles, group in _RULES:
+        if rule.search(tensor):
+            return roles, group
+    if len(shape) != 4 or not tensor.endswith(".weight"):
+        return (), None
+    role = inside_block.removesuffix(".weight")
+    if shape[2:] != (1, 1):
+        return (role,), "conv"
+    # A 1x1 kernel of one input channel scales channels one by one: it is no matrix.
+    return ((role,), "mlp") if shape[1] > 1 else ((), None)
 
 
 def _split(

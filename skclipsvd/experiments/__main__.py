@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tabulate(**options)
         else:
             _run(command, options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

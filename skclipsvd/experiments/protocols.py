@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Run:
     tests: Sequence[Question]
     columns: Row
 
-    def keys(self) -> list[tuple]:
+    def identities(self) -> list[tuple]:
         """Return what identifies its rows."""
         return [key(self._row(test, 0.0)) for test in self.tests]
 
@@ -155,7 +156,8 @@ class Plan:
             "data": name,
             "method": method,
             "model": model[0],
-            "pretrained": str(model[1]),
+            # Not looked at by models that bring their own weights.
+            "pretrained": "" if model[0] == "tiny" or ":" in model[0] else str(model[1]),
             "shots": shots,
             "seed": seed,
             "setting": self.setting,
@@ -274,7 +276,7 @@ def base_to_novel(
     >>> from skclipsvd.experiments import base_to_novel, open_data
     >>> rows = base_to_novel(open_data("digits"), methods=["zero-shot"], model_name="tiny")
     >>> [(row["test"], row["n_test"]) for row in rows]
-    [('base', 452), ('novel', 447)]
+    [('base', 450), ('novel', 449)]
     """
     train, whole = _own_test(data)
     base, novel = (half.tolist() for half in base_novel_split(train.targets))
@@ -504,15 +506,18 @@ def _own_test(data: Dataset, others: Sequence[Dataset] = ()) -> tuple[Part, Ques
 
 def _plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides) -> Plan:
     """Check everything that can be checked without a model."""
-    methods = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, {})
+    if isinstance(methods, str) or not isinstance(methods, Mapping):
+        methods = {m: {} for m in ([methods] if isinstance(methods, str) else methods)}
     check_methods(methods, _TELLABLE if protocol in _TELLS else _ALL, protocol)
     check_overrides(overrides)
     for method, own in methods.items():
         check_overrides(own, method)
     shots = [_check_count("shots", n) for n in dict.fromkeys(shots)]
-    seeds = [int(sample) for sample in dict.fromkeys(seeds)]
-    if not shots or not seeds or min(seeds) < 0:
-        raise ValueError(f"shots={shots!r} and seeds={seeds!r} must be lists of natural numbers.")
+    seeds = list(dict.fromkeys(seeds))
+    if not shots or not seeds:
+        raise ValueError(f"shots={shots!r} and seeds={seeds!r} need one entry or more each.")
+    if not all(isinstance(seed, Integral) and seed >= 0 for seed in seeds):
+        raise ValueError(f"seeds={seeds!r} must be ints of at least 0.")
     return Plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides)
 
 
@@ -546,7 +551,7 @@ def _execute(
         _write_splits(plan, Path(write_splits).expanduser())
     for run in runs:
         done = {key(row) for row in results.rows()}  # other processes may add to the file
-        if done.issuperset(run.keys()):
+        if done.issuperset(run.identities()):
             continue
         started = time.perf_counter()
         rows = run.rows()
@@ -554,15 +559,15 @@ def _execute(
         if verbose:
             _report(rows, time.perf_counter() - started)
     found = {key(row): row for row in results.rows()}
-    return [found[k] for run in runs for k in run.keys()]
+    return [found[k] for run in runs for k in run.identities()]
 
 
 def _report(rows: Sequence[Row], seconds: float) -> None:
     first = rows[0]
     scores = ", ".join(f"{row['test']} {100 * row['accuracy']:.2f} %" for row in rows)
-    which = f"{first['shots']} shots, seed {first['seed']}" if first["shots"] else "no shots"
+    which = f", {first['shots']}-shot, seed {first['seed']}" if first["shots"] else ""
     print(
-        f"{first['protocol']}, {first['data']}, {first['method']}, {which}: {scores} "
+        f"{first['protocol']}, {first['data']}, {first['method']}{which}: {scores} "
         f"({seconds:.1f} s)",
         file=sys.stderr,
         flush=True,

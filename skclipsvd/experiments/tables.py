@@ -53,7 +53,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     for (model, pretrained, _), of_model in _group(rows, *_MODEL).items():
         for protocol, of_protocol in _group(of_model, "protocol").items():
             latest = _latest(of_protocol)
-            blocks.append(f"## {protocol[0]}, {model} ({pretrained})")
+            blocks.append(f"## {protocol[0]}, {model}" + (f" ({pretrained})" if pretrained else ""))
             blocks += _FORMATS[protocol[0]](latest)
             if len(latest) < len(of_protocol):
                 older = len(of_protocol) - len(latest)
@@ -100,11 +100,12 @@ def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels = [(data[0], _curves(part)) for data, part in _group(rows, "data").items()]
     if len(panels) > 1:
         panels.append(_mean_panel(rows))
-    figure = Figure(figsize=(4.5 * len(panels), 3.8), layout="constrained")
-    for ax, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):  # noqa: B905
+    figure = Figure(figsize=(3.8 * len(panels) + 2.5, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, curves) in zip(axes, panels, strict=True):
         _draw(ax, title, curves)
     figure.axes[0].set_ylabel("accuracy, %")
-    figure.axes[-1].legend(fontsize="small")
+    figure.legend(*_legend(figure.axes), loc="outside right upper", fontsize="small")
     return figure
 
 
@@ -213,7 +214,7 @@ def _by_method(rows: Sequence[Row], with_shots: bool = False) -> list[tuple[str,
     labelled = []
     for (method, setting, overrides, *shots), part in groups:
         details = [setting] if several else []
-        details += [overrides] if overrides and METHODS[method].learns else []
+        details += [overrides] if overrides else []
         details += [f"{n} shots" for n in shots if n]
         label = METHODS[method].label + (f" ({'; '.join(details)})" if details else "")
         labelled.append((label, part))
@@ -329,19 +330,28 @@ def _mean_panel(rows: list[Row]) -> tuple[str, dict[str, Curve]]:
     """Average all data sets; with the reported numbers where all are of one family."""
     names = {row["data"] for row in rows}
     family = next((f for f, members in settings.FAMILIES.items() if names <= set(members)), "other")
-    title = f"mean of {_how_many(family, sorted(names))}"
-    return title, {**_mean_curves(rows), **_reported_curves(family)}
+    curves = _mean_curves(rows)
+    for label, curve in _reported_curves(family).items():
+        # Eight more lines would be too many: those of the methods that are here.
+        if _method_of(label) in {_method_of(ours) for ours in curves}:
+            curves[label] = curve
+    return f"mean of {_how_many(family, sorted(names))}", curves
+
+
+def _method_of(label: str) -> str:
+    """Find the method that a label, ours or the paper's, begins with."""
+    label = label.replace("zero-shot BiomedCLIP", "zero-shot CLIP")
+    label = label.replace("linear probing", "linear probe")
+    names = [m.label for m in METHODS.values() if label.startswith(m.label)]
+    return max(names, key=len, default=label)
 
 
 def _draw(ax: Axes, title: str, curves: Mapping[str, Curve]) -> None:
-    reported = [label for label in curves if label.endswith(", reported")]
-    for i, (label, curve) in enumerate(curves.items()):
-        if label in reported:
-            shade = str(0.45 + 0.4 * reported.index(label) / len(reported))
-            style = {"color": shade, "linestyle": ":"}
-        else:
-            style = {"color": f"C{i}", "marker": "osD^vPX*"[i % 8]}
-        ax.plot(list(curve), list(curve.values()), label=label, **style)
+    order = [method.label for method in METHODS.values()]
+    for label, curve in curves.items():
+        i = order.index(_method_of(label))
+        style = {"linestyle": ":"} if label.endswith(", reported") else {"marker": "osD^vP"[i % 6]}
+        ax.plot(list(curve), list(curve.values()), label=label, color=f"C{i}", **style)
     shots = sorted({n for curve in curves.values() for n in curve})
     ax.set_xscale("log", base=2)
     ax.set_xticks(shots, [str(n) for n in shots])
@@ -349,3 +359,8 @@ def _draw(ax: Axes, title: str, curves: Mapping[str, Curve]) -> None:
     ax.set_xlabel("shots per class")
     ax.set_title(title)
     ax.grid(alpha=0.3)
+
+
+def _legend(axes: Sequence[Axes]) -> tuple[list, list[str]]:
+    lines = {line.get_label(): line for ax in axes for line in ax.lines}
+    return list(lines.values()), list(lines)
