@@ -6,7 +6,7 @@ import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +40,7 @@ MODEL_CONSTRAINTS: dict = {
 PROMPT_CONSTRAINTS: dict = {
     "templates": [str, list, tuple],
     "class_names": [Mapping, None],
+    "logit_scale": [Interval(Real, 0, None, closed="neither"), None],
 }
 
 
@@ -72,7 +73,7 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEs
         """Return the open_clip model that predicts, adapted and merged."""
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Score images: ``logit_scale_`` times the cosine similarity with each class text.
+        """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
         Parameters
         ----------
@@ -254,6 +255,9 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEs
             )
         return classes, labels
 
+    def _logit_scale(self, backbone: Backbone) -> float:
+        return backbone.logit_scale if self.logit_scale is None else float(self.logit_scale)
+
     def _prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
         texts = class_texts(classes, self.class_names)
         return build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
@@ -277,6 +281,8 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEs
         text_features = torch.from_numpy(self.text_features_).to(backbone.device)
         for features, n in self._embed(model, backbone, items):
             scores = self.logit_scale_ * features @ text_features.T
+            if self.logit_bias_:
+                scores = scores + self.logit_bias_
             yield features[:n].cpu().numpy(), scores[:n].cpu().numpy()
 
     def _checked_model(self, backbone: Backbone) -> nn.Module:

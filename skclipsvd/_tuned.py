@@ -39,6 +39,7 @@ TUNING_CONSTRAINTS: dict = {
     "lr": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "micro_batch_size": [_POSITIVE, None],
+    "checkpointing": ["boolean"],
     "augment": ["boolean"],
     "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -106,6 +107,8 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             by index and path.
         FloatingPointError
             Training diverged.
+        MemoryError
+            A training step does not fit; the message says what to change.
         """
         self._check_choices()
         items, y = self._check_data(X, y)
@@ -127,7 +130,7 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = Task(
             backbone=backbone,
             prompts=prompts,
-            logit_scale=backbone.logit_scale,
+            logit_scale=self._logit_scale(backbone),
             pixels=self._pixels(items, backbone, rng),
             fixed_pixels=not self.augment,
             labels=labels,
@@ -242,6 +245,7 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
             dtype=choose_dtype(self.precision, backbone.device),
+            checkpointing=bool(self.checkpointing),
             verbose=bool(self.verbose),
         )
 
@@ -255,6 +259,7 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             self._state_attribute: state,
             "text_features_": self._text_features(model, task.prompts, backbone),
             "logit_scale_": task.logit_scale,
+            "logit_bias_": backbone.logit_bias,
             "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,

@@ -35,6 +35,8 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
     class_names : mapping of label to str or list of str, optional
         Words for each label. By default the label's own text, with spaces for underscores.
+    logit_scale : float, optional
+        Factor of the cosine similarity. By default the model's own.
     towers : tuple of {"image", "text"}, default=("image", "text")
         Which encoders to adapt.
     matrices : tuple of {"q", "k", "v", "o", "mlp", "conv"}, default=("q", "k", "v", "o", "mlp")
@@ -56,6 +58,9 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
     micro_batch_size : int, optional
         Images that pass through the model at once in training; gradients add up to those of the
         whole batch. Lower it, not `batch_size`, where memory runs out.
+    checkpointing : bool, default=False
+        Whether training keeps only each block's input and computes its activations again when
+        going back: a third more time for a fraction of the memory.
     augment : bool, default=True
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
         off where left and right matter, as for text.
@@ -99,6 +104,8 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         Unit-length embedding of each class's prompts by the adapted text tower.
     logit_scale_ : float
         Factor of the cosine similarity.
+    logit_bias_ : float
+        What SigLIP adds to every score; 0.0 for other families.
     loss_curve_ : float32 ndarray of shape (n_iter_,)
         Training loss of each step.
     n_iter_ : int
@@ -140,6 +147,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         *,
         templates="a photo of a {}.",
         class_names=None,
+        logit_scale=None,
         towers=("image", "text"),
         matrices=("q", "k", "v", "o", "mlp"),
         layers="all",
@@ -149,6 +157,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         weight_decay=0.01,
         batch_size=32,
         micro_batch_size=None,
+        checkpointing=False,
         augment=True,
         label_smoothing=0.0,
         class_weight=None,
@@ -167,6 +176,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         self.pretrained = pretrained
         self.templates = templates
         self.class_names = class_names
+        self.logit_scale = logit_scale
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
@@ -176,6 +186,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
+        self.checkpointing = checkpointing
         self.augment = augment
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
@@ -212,8 +223,8 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         Scale of the updates; they are multiplied by ``alpha / sqrt(rank)``.
     dropout : float in [0, 1), default=0.25
         Probability of dropping an input of ``A`` in training.
-    templates, class_names : see `CLIPSVDClassifier`
-        The prompts.
+    templates, class_names, logit_scale : see `CLIPSVDClassifier`
+        The prompts and the scale of their similarity.
     towers, layers : see `CLIPSVDClassifier`
         Which encoders and blocks to adapt.
     matrices : tuple of {"q", "k", "v", "o", "mlp", "conv"}, default=("q", "k", "v")
@@ -224,8 +235,10 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         Learning rate of AdamW; falls to 1e-6 along a cosine.
     weight_decay : float, default=0.01
         Decoupled decay of ``A`` and ``B`` towards zero.
-    batch_size, micro_batch_size, augment, label_smoothing, class_weight : see `CLIPSVDClassifier`
-        The batches and the loss.
+    batch_size, micro_batch_size, checkpointing, augment : see `CLIPSVDClassifier`
+        The batches.
+    label_smoothing, class_weight : see `CLIPSVDClassifier`
+        The loss.
     early_stopping, validation_fraction, n_iter_no_change, tol : see `CLIPSVDClassifier`
         When to stop.
     warm_start, precision, device, n_jobs, random_state, verbose : see `CLIPSVDClassifier`
@@ -238,7 +251,7 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
     factors_ : dict of str to float32 ndarray
         By matrix and factor: ``"image.11.v/a"`` of shape (rank, in) and ``"image.11.v/b"`` of
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
-    text_features_, logit_scale_, loss_curve_, n_iter_ : see `CLIPSVDClassifier`
+    text_features_, logit_scale_, logit_bias_, loss_curve_, n_iter_ : see `CLIPSVDClassifier`
         What training left.
     validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
@@ -278,6 +291,7 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         dropout=0.25,
         templates="a photo of a {}.",
         class_names=None,
+        logit_scale=None,
         towers=("image", "text"),
         matrices=("q", "k", "v"),
         layers="all",
@@ -287,6 +301,7 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         weight_decay=0.01,
         batch_size=32,
         micro_batch_size=None,
+        checkpointing=False,
         augment=True,
         label_smoothing=0.0,
         class_weight=None,
@@ -308,6 +323,7 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         self.dropout = dropout
         self.templates = templates
         self.class_names = class_names
+        self.logit_scale = logit_scale
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
@@ -317,6 +333,7 @@ class CLIPLoRAClassifier(TunedCLIPClassifier):
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
+        self.checkpointing = checkpointing
         self.augment = augment
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
@@ -360,6 +377,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
     class_names : mapping of label to str or list of str, optional
         Words for each label. By default the label's own text, with spaces for underscores.
+    logit_scale : float, optional
+        Factor of the cosine similarity. By default the model's own.
     batch_size : int, default=32
         Images per step of prediction.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
@@ -377,6 +396,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         Unit-length embedding of each class's prompts.
     logit_scale_ : float
         Factor of the cosine similarity.
+    logit_bias_ : float
+        What SigLIP adds to every score; 0.0 for other families.
     n_parameters_ : int
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
@@ -401,6 +422,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         *,
         templates="a photo of a {}.",
         class_names=None,
+        logit_scale=None,
         batch_size=32,
         precision="auto",
         device="auto",
@@ -410,6 +432,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.pretrained = pretrained
         self.templates = templates
         self.class_names = class_names
+        self.logit_scale = logit_scale
         self.batch_size = batch_size
         self.precision = precision
         self.device = device
@@ -444,7 +467,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         prompts = self._prompts(classes, backbone)
         self.text_features_ = self._text_features(backbone.model, prompts, backbone)
         self.classes_ = classes
-        self.logit_scale_ = backbone.logit_scale
+        self.logit_scale_ = self._logit_scale(backbone)
+        self.logit_bias_ = backbone.logit_bias
         self.n_parameters_ = backbone.n_parameters
         self.backbone_fingerprint_ = backbone.fingerprint
         return self

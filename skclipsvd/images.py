@@ -255,7 +255,7 @@ def augment(
     -------
     batch : uint8 tensor of shape (batch, 3, height, width)
     """
-    size = _size(preprocess)
+    size = size_of(preprocess)
     crops = []
     for image in decoded:
         height, width = image.source.shape[:2]
@@ -323,7 +323,7 @@ def identity(item: Item) -> tuple:
 
 def _config_key(preprocess: PreprocessCfg) -> tuple:
     return (
-        _size(preprocess),
+        size_of(preprocess),
         preprocess.interpolation,
         preprocess.resize_mode,
         preprocess.fill_color,
@@ -335,7 +335,7 @@ def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) 
     view = np.asarray(_view_transform(preprocess)(image), dtype=np.uint8)
     if not with_source:
         return Decoded(view, None)
-    short_side, limit = min(image.size), _SOURCE_SCALE * max(_size(preprocess))
+    short_side, limit = min(image.size), _SOURCE_SCALE * max(size_of(preprocess))
     if short_side > limit:
         size = [max(1, round(side * limit / short_side)) for side in image.size]
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -386,7 +386,8 @@ def _view_transform(preprocess: PreprocessCfg) -> Callable[[Image.Image], Image.
     return apply
 
 
-def _size(preprocess: PreprocessCfg) -> tuple[int, int]:
+def size_of(preprocess: PreprocessCfg) -> tuple[int, int]:
+    """Return the height and width that the model wants."""
     size = preprocess.size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
@@ -397,7 +398,7 @@ def _interpolation(preprocess: PreprocessCfg) -> InterpolationMode:
 
 def _expected_bytes(preprocess: PreprocessCfg) -> int:
     """Guess what one decoded photograph (4:3) takes in the cache."""
-    height, width = _size(preprocess)
+    height, width = size_of(preprocess)
     return 3 * height * width + 4 * _SOURCE_SCALE**2 * max(height, width) ** 2
 
 

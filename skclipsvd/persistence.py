@@ -20,7 +20,7 @@ _FORMAT = 1
 _KEY = "skclipsvd"
 # Where a model runs is the reader's affair, not the writer's.
 _NOT_SAVED = frozenset({"device", "n_jobs", "verbose", "random_state", "warm_start"})
-_SCALARS = ("logit_scale_", "n_parameters_", "n_parameters_tuned_", "n_iter_")
+_SCALARS = ("logit_scale_", "logit_bias_", "n_parameters_", "n_parameters_tuned_", "n_iter_")
 _STATES = ("singular_values_", "factors_")
 
 

@@ -162,7 +162,8 @@ def shorten(model: nn.Module, prompts: Prompts) -> Prompts:
     """Cut the context of a private `model` to the longest prompt, where that changes nothing.
 
     In a causal text tower no token sees a later one, so whatever follows the end-of-text token
-    never reaches the features. Towers that attend to their padding are left alone.
+    never reaches the features. A Hugging Face tower masks its padding. Towers that attend to their
+    padding (SigLIP), or append a token behind it (CoCa), are left alone.
 
     Parameters
     ----------
@@ -177,19 +178,39 @@ def shorten(model: nn.Module, prompts: Prompts) -> Prompts:
         With `tokens` cut to the same length.
     """
     tower = model if hasattr(model, "positional_embedding") else getattr(model, "text", model)
-    if not _is_causal(model, tower):
+    if hasattr(tower, "config"):
+        length = _masked_length(tower, prompts.tokens)
+    else:
+        length = _causal_length(model, tower, prompts.tokens)
+    if length is None or length >= prompts.tokens.shape[1]:
         return prompts
-    length = int(prompts.tokens.argmax(dim=-1).max()) + 1
-    embedding = tower.positional_embedding.detach()[:length]
-    tower.positional_embedding = nn.Parameter(embedding, requires_grad=False)
-    tower.attn_mask = tower.attn_mask[:length, :length]
+    if not hasattr(tower, "config"):
+        embedding = tower.positional_embedding.detach()[:length]
+        tower.positional_embedding = nn.Parameter(embedding, requires_grad=False)
+        tower.attn_mask = tower.attn_mask[:length, :length]
     return Prompts(prompts.tokens[:, :length], prompts.prompt, prompts.owner, prompts.n_classes)
 
 
-def _is_causal(model: nn.Module, tower: nn.Module) -> bool:
+def _causal_length(model: nn.Module, tower: nn.Module, tokens: Tensor) -> int | None:
+    """Positions up to the last end-of-text token, or None where a later one could matter."""
     mask = getattr(tower, "attn_mask", None)
-    pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
-    if mask is None or pool != "argmax" or getattr(tower, "cls_emb", None) is not None:
-        return False
+    if mask is None or getattr(tower, "cls_emb", None) is not None:
+        return None
     later = torch.ones_like(mask, dtype=torch.bool).triu(1)
-    return bool(torch.isneginf(mask[later]).all())
+    if not torch.isneginf(mask[later]).all():
+        return None
+    pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
+    if pool == "argmax":
+        return int(tokens.argmax(dim=-1).max()) + 1
+    if pool == "eos":
+        end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
+        return int((tokens == end).int().argmax(dim=-1).max()) + 1
+    return None
+
+
+def _masked_length(tower: nn.Module, tokens: Tensor) -> int | None:
+    """Longest prompt without its padding, where all padding is at the end."""
+    kept = tokens != tower.config.pad_token_id
+    lengths = kept.sum(dim=-1)
+    at_the_end = kept == (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])
+    return int(lengths.max()) if at_the_end.all() else None

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ._callbacks import FitMonitor
+from ._capacity import check_capacity, explained_out_of_memory, saved_bytes
 from .adaptation import Adaptation, install
 from .backbone import Backbone
-from .images import normalise
+from .images import normalise, size_of
 from .inference import autocast, unit_image_features
 from .prompts import Prompts, shorten
 
@@ -44,6 +45,8 @@ class Recipe:
         Share of each target that is spread over all classes.
     dtype : torch.dtype
         Of the matrix products; trained numbers and the loss are float32.
+    checkpointing : bool
+        Whether to keep only each block's input and compute its activations again when going back.
     verbose : bool
         Whether to show a progress bar.
     """
@@ -55,6 +58,7 @@ class Recipe:
     weight_decay: float
     label_smoothing: float
     dtype: torch.dtype
+    checkpointing: bool
     verbose: bool
 
     def steps_per_epoch(self, n_images: int) -> int:
@@ -182,15 +186,23 @@ def train(
     ------
     FloatingPointError
         The loss is no longer a finite number.
+    MemoryError
+        A step does not fit; raised before training where that can be told.
     """
     model = install(task.backbone.skeleton(), adaptation)
     encoders = _Encoders(model, task, adaptation, recipe)
     optimiser = torch.optim.AdamW(adaptation.parameters(), weight_decay=recipe.weight_decay)
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)
     losses: list[float] = []
+    if recipe.n_steps:
+        check_capacity(encoders.activation_bytes(), task.backbone.device)
     if stopping is not None:
         stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
-    with _own_randomness(task.backbone.device, rng), _progress(recipe) as bar:
+    with (
+        _own_randomness(task.backbone.device, rng),
+        explained_out_of_memory(task.backbone.device),
+        _progress(recipe) as bar,
+    ):
         for epoch in _epochs(len(task.labels), recipe, rng):
             monitor.epoch_begins()
             for rows in epoch:
@@ -218,6 +230,8 @@ class _Encoders:
     def __init__(self, model: nn.Module, task: Task, adaptation: Adaptation, recipe: Recipe):
         self.model, self.task, self.recipe = model, task, recipe
         self.adaptation = adaptation
+        if recipe.checkpointing:
+            _checkpoint(model)
         self.prompts = shorten(model, task.prompts)
         self.targets = torch.from_numpy(task.labels).to(task.backbone.device)
         self.weights = None
@@ -246,6 +260,26 @@ class _Encoders:
             total += loss.detach()
         if text.requires_grad:
             text.backward(leaf.grad)
+        return total
+
+    def activation_bytes(self) -> int:
+        """Estimate what a step keeps for its way back, from one image and a few prompts."""
+        self._train(True)
+        backbone, tokens = self.task.backbone, self.prompts.tokens
+        there = [
+            *backbone.model.parameters(),
+            *backbone.model.buffers(),
+            *self.adaptation.tensors(),
+        ]
+        total = 0
+        if self.frozen_images is None:
+            black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
+            n_images = min(self.recipe.micro_batch_size, len(self.task.labels))
+            total += n_images * saved_bytes(lambda: self._encode_pixels(black), there)
+        if self.frozen_text is None:
+            few = tokens[:4]
+            per_few = saved_bytes(lambda: self._encode_tokens(few), there)
+            total += per_few * len(tokens) // len(few)
         return total
 
     @torch.no_grad()
@@ -286,8 +320,11 @@ class _Encoders:
         return torch.cat([self._encode_pixels(self.task.pixels(part)) for part in parts])
 
     def _encode_text(self) -> Tensor:
+        return self.prompts.class_features(self._encode_tokens(self.prompts.tokens))
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
         with autocast(self.task.backbone.device, self.recipe.dtype):
-            return self.prompts.class_features(self.model.encode_text(self.prompts.tokens))
+            return self.model.encode_text(tokens)
 
     @torch.no_grad()
     def _frozen(self, encode: Callable[[], Tensor]) -> Tensor:
@@ -302,6 +339,16 @@ class _Encoders:
         for module in self.model.train(on).modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+
+
+def _checkpoint(model: nn.Module) -> None:
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            "checkpointing=True is not supported by a tower of this model; lower micro_batch_size "
+            "instead."
+        ) from error
 
 
 def _epochs(

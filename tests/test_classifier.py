@@ -50,6 +50,7 @@ def test_fitted_state_is_numpy_and_str_only(fitted):
         "singular_values_",
         "text_features_",
         "logit_scale_",
+        "logit_bias_",
         "loss_curve_",
         "n_iter_",
         "n_parameters_tuned_",

@@ -235,3 +235,61 @@ def test_trained_and_merged_forms_agree_for_any_choice(small_model, photographs,
     merged = -np.log(clf.predict_proba(paths)[np.arange(20), (labels == "temple").astype(int)])
     clf.set_params(max_steps=1).fit(paths, labels)
     assert clf.loss_curve_[0] == pytest.approx(merged.mean(), rel=1e-4)
+
+
+def test_checkpointing_changes_memory_not_numbers(small_model, photographs):
+    settings = dict(max_steps=3, lr=0.01, augment=False, random_state=0)
+    plain = CLIPSVDClassifier(small_model, **settings).fit(*photographs)
+    thrifty = CLIPSVDClassifier(small_model, checkpointing=True, **settings).fit(*photographs)
+    assert_same_numbers(plain, thrifty, exactly=False)
+
+
+def test_a_step_that_cannot_fit_says_what_to_change(small_model, photographs, monkeypatch):
+    import skclipsvd._capacity as capacity
+
+    asked = []
+
+    def little(device):
+        asked.append(device)
+        return 1000
+
+    monkeypatch.setattr(capacity, "available_bytes", little)
+    clf = CLIPSVDClassifier(small_model, max_steps=1)
+    with pytest.raises(MemoryError, match=r"needs about .* GiB.*micro_batch_size.*checkpointing"):
+        clf.fit(*photographs)
+    assert asked
+    assert not hasattr(clf, "classes_")
+
+
+def test_an_allocator_that_gives_up_is_explained(small_model, photographs, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("skclipsvd.training._finite", full)
+    with pytest.raises(MemoryError, match="Lower micro_batch_size"):
+        CLIPSVDClassifier(small_model, max_steps=1).fit(*photographs)
+
+
+def test_the_estimate_is_what_a_step_keeps(small_model, photographs, monkeypatch):
+    """Twice the images, twice the estimate; checkpointing lowers it."""
+    import skclipsvd.training as training
+
+    estimates = []
+    monkeypatch.setattr(training, "check_capacity", lambda needed, device: estimates.append(needed))
+    for settings in ({"micro_batch_size": 5}, {"micro_batch_size": 10}, {"checkpointing": True}):
+        clf = CLIPSVDClassifier(small_model, max_steps=1, towers=["image"], **settings)
+        clf.fit(*photographs)
+    assert estimates[1] == 2 * estimates[0] > 0
+    assert estimates[2] < 20 * estimates[0] / 5
+
+
+def test_a_scale_of_the_users_own(small_model, photographs):
+    paths, labels = photographs
+    own = CLIPZeroShotClassifier(small_model, logit_scale=7.0).fit(paths, labels)
+    models = CLIPZeroShotClassifier(small_model).fit(paths, labels)
+    assert own.logit_scale_ == 7
+    np.testing.assert_allclose(
+        own.decision_function(paths) / 7,
+        models.decision_function(paths) / models.logit_scale_,
+        atol=1e-6,
+    )

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 def calls(monkeypatch, fresh_caches, tmp_path):
     """Count every file that Pillow opens, every decomposition and every model that is built."""
     monkeypatch.setenv("SKCLIPSVD_CACHE", str(tmp_path))  # nothing is left from other tests
+    monkeypatch.delenv("SKCLIPSVD_IMAGE_CACHE", raising=False)
     counted = {"opened": [], "decomposed": [], "built": []}
 
     def watch(owner, name, kind):

@@ -36,6 +36,10 @@ class Adaptation(ABC):
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained tensors, float32."""
 
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor that it holds, trained or not."""
+        return list(self.parameters())
+
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the trained numbers as float32 arrays, by name."""

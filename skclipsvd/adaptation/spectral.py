@@ -46,6 +46,10 @@ class SpectralAdaptation(Adaptation):
         """Return the vectors of singular values."""
         return list(self.s.values())
 
+    def tensors(self) -> list[Tensor]:
+        """Return the singular values and the factors."""
+        return [*self.parameters(), *(part for f in self.factors.values() for part in f)]
+
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the singular values, by target name."""
         return {name: s.detach().cpu().numpy().copy() for name, s in self.s.items()}

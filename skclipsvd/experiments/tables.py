@@ -52,7 +52,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     blocks: list[str] = []
     for (model, pretrained, _), of_model in _group(rows, *_MODEL).items():
         for protocol, of_protocol in _group(of_model, "protocol").items():
-            latest = _latest(of_protocol)
+            latest = _labelled(_latest(of_protocol))
             blocks.append(f"## {protocol[0]}, {model}" + (f" ({pretrained})" if pretrained else ""))
             blocks += _FORMATS[protocol[0]](latest)
             if len(latest) < len(of_protocol):
@@ -96,7 +96,7 @@ def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
     models = list(_group(rows, *_MODEL))
     if len(models) != 1:
         raise ValueError(f"plot_shots draws few-shot results of one model; got {models or 'none'}.")
-    rows = _latest(rows)
+    rows = _labelled(_latest(rows))
     panels = [(data[0], _curves(part)) for data, part in _group(rows, "data").items()]
     if len(panels) > 1:
         panels.append(_mean_panel(rows))
@@ -118,10 +118,10 @@ def _few_shot_tables(rows: list[Row]) -> list[str]:
     blocks = []
     for (data,), part in _group(rows, "data").items():
         lines = []
-        for label, of_label in _by_method(part):
+        for label, of_label in _by_label(part):
             cells = (_cell(_scores(of_label, n)) for n in shots)
             lines.append([label, *cells])
-        blocks += [f"### {data}", _markdown(header, lines)]
+        blocks += [f"### {data}", _markdown(header, lines), _parameters(part)]
     for family, names in _families(rows):
         part = [row for row in rows if row["data"] in names]
         lines = [
@@ -142,14 +142,14 @@ def _base_to_novel_tables(rows: list[Row]) -> list[str]:
     blocks = []
     for (data,), part in _group(rows, "data").items():
         lines = []
-        for label, of_label in _by_method(part, with_shots=True):
+        for label, of_label in _by_label(part):
             scores = [[r["accuracy"] for r in of_label if r["test"] == t] for t in _HALVES]
             lines.append([label, *map(_cell, scores), _harmonic(*map(_mean, scores))])
-        blocks += [f"### {data}", _markdown(header, lines)]
+        blocks += [f"### {data}", _markdown(header, lines), _parameters(part)]
     for family, names in _families(rows):
         part = [row for row in rows if row["data"] in names]
         lines = []
-        for label, of_label in _by_method(part, with_shots=True):
+        for label, of_label in _by_label(part):
             if {row["data"] for row in of_label} == set(names):
                 means = [_mean_over_data(of_label, test) for test in _HALVES]
                 # Of the means, as the papers do.
@@ -170,7 +170,7 @@ def _transfer_tables(rows: list[Row]) -> list[str]:
         tests = list(dict.fromkeys(row["test"] for row in part))
         others = [test for test in tests if test != data]
         lines = []
-        for label, of_label in _by_method(part, with_shots=True):
+        for label, of_label in _by_label(part):
             scores = [[r["accuracy"] for r in of_label if r["test"] == test] for test in tests]
             means = [_mean(s) for test, s in zip(tests, scores, strict=True) if test in others]
             overall = None if None in means or not means else float(np.mean(means))
@@ -178,6 +178,7 @@ def _transfer_tables(rows: list[Row]) -> list[str]:
         blocks += [
             f"### Trained on {data}",
             _markdown(["accuracy, %", *tests, "mean of the others"], lines),
+            _parameters(part),
         ]
     return blocks
 
@@ -205,20 +206,39 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
     return [same[-1] for same in _group(rows, *_SAME_RUN).values()]
 
 
-def _by_method(rows: Sequence[Row], with_shots: bool = False) -> list[tuple[str, list[Row]]]:
-    """Group rows of one configuration, in the methods' usual order, under a readable name."""
-    several = len({row["setting"] for row in rows}) > 1
-    columns = ("method", "setting", "overrides", *(("shots",) if with_shots else ()))
-    order = list(METHODS)
-    groups = sorted(_group(rows, *columns).items(), key=lambda group: order.index(group[0][0]))
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """Name the configuration of every row, with no more words than tell it from the others.
+
+    Data sets are named by themselves: parameters that go with the data set keep no one from
+    averaging over data sets.
+    """
     labelled = []
-    for (method, setting, overrides, *shots), part in groups:
-        details = [setting] if several else []
-        details += [overrides] if overrides else []
-        details += [f"{n} shots" for n in shots if n]
-        label = METHODS[method].label + (f" ({'; '.join(details)})" if details else "")
-        labelled.append((label, part))
-    return labelled
+    for part in _group(rows, "data").values():
+        for (method,), of_method in _group(part, "method").items():
+            several = [len({r[c] for r in of_method}) > 1 for c in ("setting", "overrides")]
+            for row in of_method:
+                values = (row["setting"], row["overrides"])
+                details = [v for v, differs in zip(values, several, strict=True) if differs and v]
+                if row["shots"] and row["protocol"] != "few-shot":
+                    details.append(f"{row['shots']} shots")
+                label = METHODS[method].label + (f" ({'; '.join(details)})" if details else "")
+                labelled.append({**row, "label": label})
+    order = list(METHODS)
+    return sorted(labelled, key=lambda row: order.index(row["method"]))
+
+
+def _by_label(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [(label, part) for (label,), part in _group(rows, "label").items()]
+
+
+def _parameters(rows: Sequence[Row]) -> str:
+    """Tell what the methods of a table were given."""
+    of_configuration = _group(rows, "setting", "overrides")
+    return "\n".join(
+        f"- {setting} setting{', ' + overrides if overrides else ''}: "
+        + "; ".join(dict.fromkeys(METHODS[row["method"]].label for row in part))
+        for (setting, overrides), part in of_configuration.items()
+    )
 
 
 def _shots(rows: Sequence[Row]) -> list[int]:
@@ -236,7 +256,7 @@ def _curves(rows: Sequence[Row]) -> dict[str, Curve]:
     shots = _shots(rows)
     return {
         label: {n: mean for n in shots if (mean := _mean(_scores(part, n))) is not None}
-        for label, part in _by_method(rows)
+        for label, part in _by_label(rows)
     }
 
 
@@ -248,7 +268,8 @@ def _mean_curves(rows: Sequence[Row]) -> dict[str, Curve]:
     for label in labels:
         curves = [c.get(label, {}) for c in each]
         common = sorted(set(curves[0]).intersection(*curves))
-        means[label] = {n: float(np.mean([curve[n] for curve in curves])) for n in common}
+        if common:
+            means[label] = {n: float(np.mean([curve[n] for curve in curves])) for n in common}
     return means
 
 
