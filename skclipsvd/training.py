@@ -194,8 +194,6 @@ def train(
     optimiser = torch.optim.AdamW(adaptation.parameters(), weight_decay=recipe.weight_decay)
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)
     losses: list[float] = []
-    if recipe.n_steps:
-        check_capacity(encoders.activation_bytes(), task.backbone.device)
     if stopping is not None:
         stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
     with (
@@ -203,6 +201,8 @@ def train(
         explained_out_of_memory(task.backbone.device),
         _progress(recipe) as bar,
     ):
+        if recipe.n_steps:
+            check_capacity(encoders.activation_bytes(), task.backbone.device)
         for epoch in _epochs(len(task.labels), recipe, rng):
             monitor.epoch_begins()
             for rows in epoch:
