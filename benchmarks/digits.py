@@ -16,7 +16,7 @@ from skclipsvd.model_selection import sample_shots
 
 from ._report import table, write
 
-SETTINGS = dict(model_name="tiny", lr=0.02, max_steps=300, augment=False)
+SETTINGS = dict(model_name="tiny", lr=0.01, max_steps=200, augment=False)
 SHOTS = (1, 2, 4, 8, 16)
 # 1 is scikit-learn's default; on unit-length embeddings weaker regularisation can serve better.
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)

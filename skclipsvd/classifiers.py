@@ -132,7 +132,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
     >>> from skclipsvd import CLIPSVDClassifier
     >>> from skclipsvd.datasets import load_handwritten_digits
     >>> paths, labels = load_handwritten_digits()
-    >>> clf = CLIPSVDClassifier("tiny", epochs=2, lr=0.02, augment=False, random_state=0)
+    >>> clf = CLIPSVDClassifier("tiny", epochs=2, lr=0.01, augment=False, random_state=0)
     >>> clf.fit(paths[:40], labels[:40]).predict(paths[40:42]).shape
     (2,)
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Self
@@ -294,14 +294,13 @@ def make_estimator(
     return estimator
 
 
-def check_overrides(overrides: Mapping[str, Any], method: str | None = None) -> None:
-    """Raise TypeError for a parameter that no method takes, or that `method` does not take."""
-    methods = METHODS if method is None else {method: METHODS[method]}
-    known = frozenset().union(*(m.takes for m in methods.values()))
+def check_overrides(overrides: Mapping[str, Any], methods: Iterable[str]) -> None:
+    """Raise TypeError for a parameter that none of the methods takes."""
+    known = frozenset().union(*(METHODS[method].takes for method in methods))
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise TypeError(
-            f"{unknown[0]!r} is no parameter of {method or 'any method'}; there are "
+            f"{unknown[0]!r} is no parameter of {', '.join(methods)}; there are "
             f"{', '.join(sorted(known))}."
         )
     lengths = [name for name in _LENGTHS if name in overrides]

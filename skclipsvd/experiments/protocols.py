@@ -508,10 +508,11 @@ def _plan(protocol, data, train, tests, methods, shots, seeds, setting, override
     """Check everything that can be checked without a model."""
     if isinstance(methods, str) or not isinstance(methods, Mapping):
         methods = {m: {} for m in ([methods] if isinstance(methods, str) else methods)}
-    check_methods(methods, _TELLABLE if protocol in _TELLS else _ALL, protocol)
-    check_overrides(overrides)
+    tells = protocol in ("base-to-novel", "cross-dataset")
+    check_methods(methods, _TELLABLE if tells else _ALL, protocol)
+    check_overrides(overrides, methods)
     for method, own in methods.items():
-        check_overrides(own, method)
+        check_overrides(own, [method])
     shots = [_check_count("shots", n) for n in dict.fromkeys(shots)]
     seeds = list(dict.fromkeys(seeds))
     if not shots or not seeds:
@@ -519,9 +520,6 @@ def _plan(protocol, data, train, tests, methods, shots, seeds, setting, override
     if not all(isinstance(seed, Integral) and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds={seeds!r} must be ints of at least 0.")
     return Plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides)
-
-
-_TELLS = ("base-to-novel", "cross-dataset")
 
 
 def check_methods(methods: Iterable[str], possible: Sequence[str], protocol: str) -> None:

@@ -1,0 +1,263 @@
+"""One small randomly initialised member of every family of open_clip models, end to end."""
+
+import json
+import pickle
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.adaptation import find_targets
+from skclipsvd.backbone import load_backbone
+from skclipsvd.prompts import build_prompts, shorten
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TIMM = {"timm_pool": "", "timm_proj": "linear", "image_size": 160}
+VIT = {"image_size": 32, "layers": 2, "width": 48, "head_width": 16, "patch_size": 8}
+FAMILIES = {
+    "OpenAI ViT": {
+        "vision_cfg": VIT,
+        "quick_gelu": True,
+    },
+    "timm ViT": {"vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "token"}},
+    "SigLIP": {
+        "vision_cfg": {
+            **TIMM, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none",
+        },
+        "text_cfg": {
+            **TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True, "width": 64,
+        },
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+    },
+    "EVA02": {
+        "vision_cfg": {
+            **TIMM, "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token",
+            "image_size": 224,
+        },
+        "custom_text": True,
+    },
+    "ConvNeXt": {"vision_cfg": {**TIMM, "timm_model_name": "test_convnext"}},
+    "ModifiedResNet": {
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    },
+    "MobileCLIP": {
+        "vision_cfg": {
+            "timm_model_name": "fastvit_mci0", "timm_pool": "avg", "timm_proj": None,
+            "image_size": 64,
+        },
+        "custom_text": True,
+    },
+    "CoCa": {
+        "vision_cfg": {
+            **VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True,
+        },
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True, "context_length": 76},
+        "multimodal_cfg": {
+            "context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
+            "attn_pooler_heads": 4,
+        },
+        "custom_text": True,
+    },
+    "ViTamin": {
+        "vision_cfg": {
+            "timm_model_name": "vitamin_small_224", "timm_pool": "", "timm_proj": "linear",
+            "image_size": 224,
+        },
+        "custom_text": True,
+    },
+}  # fmt: skip
+SLOW = {"EVA02", "MobileCLIP", "ViTamin"}
+
+
+def write_model(folder, config):
+    """Write a local model folder: configuration, and weights from a fixed seed."""
+    config = {"embed_dim": 32, "text_cfg": TEXT, **config}
+    preprocess = {"size": config["vision_cfg"]["image_size"]}
+    content = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
+    return f"local-dir:{folder}"
+
+
+def families():
+    for name in (*FAMILIES, "timm ViT with BERT"):
+        yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [], id=name)
+
+
+@pytest.fixture(scope="module", params=families())
+def family(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = FAMILIES.get(request.param) or bert_look_alike(folder)
+    return request.param, write_model(folder, config)
+
+
+def bert_look_alike(folder, dropout=0.0):
+    """Save a small BERT configuration and vocabulary, and describe BiomedCLIP's kind of model."""
+    transformers = pytest.importorskip("transformers")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "photo",
+        "of",
+        "temple",
+        "flower",
+        ".",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    ).save_pretrained(folder)  # fmt: skip
+    return {
+        "vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "token"},
+        "text_cfg": {
+            "hf_model_name": str(folder), "hf_tokenizer_name": str(folder),
+            "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "context_length": 32,
+        },
+        "custom_text": True,
+    }  # fmt: skip
+
+
+def open_clips_own_scores(model, backbone, paths, classes):
+    transform = image_transform_v2(backbone.preprocess, is_train=False)
+    images = torch.stack([transform(Image.open(path)) for path in paths])
+    tokens = backbone.tokenize([f"a photo of a {name}." for name in classes])
+    with torch.no_grad():
+        image = torch.nn.functional.normalize(model.encode_image(images), dim=-1)
+        text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+        logits = model.logit_scale.exp() * image @ text.T
+        if getattr(model, "logit_bias", None) is not None:
+            logits = logits + model.logit_bias
+    return logits.numpy()
+
+
+def fresh_model(name):
+    return open_clip.create_model(name, pretrained_text=False).eval()
+
+
+def test_zero_steps_are_open_clips_own_scores(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(family[1], max_steps=0).fit(paths, labels)
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    expected = open_clips_own_scores(fresh_model(family[1]), backbone, paths, clf.classes_)
+    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_few_steps_lower_the_loss_and_merge_exactly(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=8, lr=0.003, weight_decay=0.0, augment=False, random_state=0
+    ).fit(paths, labels)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+    assert {name.partition(".")[0] for name in clf.singular_values_} == {"image", "text"}
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    plain = fresh_model(family[1])
+    plain.load_state_dict(clf.merged_state_dict())
+    expected = open_clips_own_scores(plain, backbone, paths, clf.classes_)
+    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+    loaded = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(loaded.predict_proba(paths), clf.predict_proba(paths))
+
+
+def test_trained_and_merged_forms_agree(family, photographs):
+    """The first loss of a warm start is the loss of the merged model."""
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=3, lr=0.003, augment=False, random_state=0, warm_start=True
+    ).fit(paths, labels)
+    right = (labels == "temple").astype(int)
+    merged = -np.log(clf.predict_proba(paths)[np.arange(len(paths)), right]).mean()
+    clf.set_params(max_steps=1).fit(paths, labels)
+    assert clf.loss_curve_[0] == pytest.approx(merged, rel=1e-3)
+
+
+def test_shorter_prompts_change_nothing(family):
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    texts = [["temple"], ["flower"], ["a photo of a temple"]]
+    prompts = build_prompts(texts, "a photo of a {}.", backbone.tokenize)
+    model = backbone.skeleton()
+    cut = shorten(model, prompts)
+    with torch.no_grad():
+        full = backbone.model.encode_text(prompts.tokens)
+        torch.testing.assert_close(model.encode_text(cut.tokens), full, atol=1e-5, rtol=1e-4)
+    never_cut = family[0] in {"SigLIP", "CoCa"}
+    assert (cut.tokens.shape[1] == prompts.tokens.shape[1]) == never_cut
+
+
+def test_a_text_towers_own_dropout_is_on_in_training_only(photographs, tmp_path):
+    name = write_model(tmp_path, bert_look_alike(tmp_path, dropout=0.5))
+    settings = dict(max_steps=1, augment=False)
+    fits = [
+        CLIPSVDClassifier(name, random_state=s, **settings).fit(*photographs) for s in (0, 0, 1)
+    ]
+    losses = [clf.loss_curve_[0] for clf in fits]
+    assert losses[0] == losses[1] != losses[2]
+    zero = CLIPSVDClassifier(name, max_steps=0)
+    once = zero.fit(*photographs).text_features_
+    np.testing.assert_array_equal(zero.fit(*photographs).text_features_, once)
+
+
+def test_without_transformers_the_error_says_what_to_install(photographs, tmp_path, monkeypatch):
+    import open_clip.hf_model
+
+    name = write_model(tmp_path, bert_look_alike(tmp_path))
+    monkeypatch.setattr(open_clip.hf_model, "transformers", None)
+    with pytest.raises(ImportError, match=r"skclipsvd\[hf\]"):
+        CLIPSVDClassifier(name, max_steps=0).fit(*photographs)
+
+
+@pytest.mark.slow
+def test_every_configuration_of_open_clip():
+    """Both towers have targets; each row of a tensor once; nothing that the paper freezes."""
+    checked = 0
+    for name in open_clip.list_models():
+        model = on_meta(name)
+        targets = find_targets(model)
+        parameters = dict(model.named_parameters())
+        assert {t.tower for t in targets} == {"image", "text"}, name
+        assert len({t.name for t in targets}) == len(targets), name
+        rows = [(t.tensor, r) for t in targets for r in (t.rows[0], t.rows[1] - 1)]
+        assert len(set(rows)) == len({(t.tensor, *t.rows) for t in targets}) * 2, name
+        for target in targets:
+            shape = parameters[target.tensor].shape
+            assert len(shape) in (2, 4), (name, target)
+            assert target.rows[1] <= shape[0]
+            frozen = ("embed", "norm", "bias", "ln_", "head.proj", "text_projection", "visual.proj")
+            assert not any(word in target.tensor for word in frozen), (name, target)
+        checked += 1
+    assert checked >= 144
+
+
+def on_meta(name):
+    """Build a configuration without weights; Hugging Face towers from their class's defaults."""
+    import transformers
+
+    kinds = {"xlm-roberta": "xlm-roberta", "roberta": "roberta", "mt5": "mt5", "nllb": "m2m_100"}
+
+    def local(hf_name, *args, **kwargs):
+        kind = next(kind for word, kind in kinds.items() if word in str(hf_name))
+        return transformers.AutoConfig.for_model(kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.AutoConfig, "from_pretrained", local)
+        with torch.device("meta"):  # Hugging Face towers would take real memory first
+            return open_clip.create_model(name, pretrained_text=False, device="meta")
