@@ -15,6 +15,10 @@ import skclipsvd
 # Tests read what a user reads; nothing may be fetched, and nothing of the user's cache is touched.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Test processes side by side share the cores; torch would take all of them in each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 SMALL_CONFIG = {

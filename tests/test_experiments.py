@@ -317,7 +317,11 @@ def test_a_result_belongs_to_what_determines_it(root, tmp_path):
         (dict(seeds=[-1]), ValueError, r"seeds=\[-1\] must be ints of at least 0"),
         (dict(setting="best"), ValueError, "setting='best': choose one of default, published"),
         (dict(learning_rate=1), TypeError, "'learning_rate' is no parameter of zero-shot, linear"),
-        (dict(methods={"zero-shot": {"lr": 1}}), TypeError, "'lr' is no parameter of zero-shot"),
+        (
+            dict(methods={"zero-shot": {"lr": 1}, "svd": {}}),
+            TypeError,
+            "'lr' is no parameter of zero-shot",
+        ),
         (dict(methods=["zero-shot"]), TypeError, "'augment' is no parameter of zero-shot"),
         (dict(epochs=3), ValueError, "epochs and max_steps exclude each other"),
         (dict(lr=-1.0), ValueError, "lr"),
