@@ -1,22 +1,23 @@
 """scikit-learn's own check suites, whole and unmodified, with the checks that ran counted."""
 
 import pytest
-import sklearn
-from packaging.version import Version
 from shim import LORA, SVD, ZERO_SHOT
 from sklearn.utils.estimator_checks import check_estimator
 
-# Measured: how many checks scikit-learn generates for a classifier like ours.
-EXPECTED = 63 if Version(sklearn.__version__) >= Version("1.9") else 57
 
-
-@pytest.mark.parametrize("estimator", [SVD, LORA, ZERO_SHOT], ids=["SVD", "LoRA", "zero-shot"])
-def test_whole_suite_through_image_files(estimator):
-    results = check_estimator(estimator, on_fail="warn", on_skip=None)
-    failed = [
-        f"{r['check_name']}: {type(r['exception']).__name__} {r['exception']}"
-        for r in results
-        if r["status"] == "failed"
-    ]
-    assert not failed, "\n".join(failed)
-    assert sum(r["status"] == "passed" for r in results) >= EXPECTED
+@pytest.mark.parametrize(
+    ("estimator", "n_checks"),
+    [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59)],  # the same under scikit-learn 1.6.1 and 1.9.1
+    ids=["SVD", "LoRA", "zero-shot"],
+)
+def test_whole_suite_through_image_files(estimator, n_checks):
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    by_status = {"passed": [], "failed": [], "skipped": [], "xfail": []}
+    for result in results:
+        reason = f"{result['check_name']}: {result['exception']!r}"
+        by_status[result["status"]].append(reason)
+    assert not by_status["failed"], "\n".join(by_status["failed"])
+    assert not by_status["xfail"]
+    # Only where SCIPY_ARRAY_API is not set in the environment.
+    assert all("check_array_api_input" in reason for reason in by_status["skipped"])
+    assert len(by_status["passed"]) >= n_checks
