@@ -238,7 +238,8 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEs
 
     def _check_labels(self, y: ArrayLike) -> NDArray:
         y = validate_data(self, X="no_validation", y=y)
-        check_classification_targets(y)
+        # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
+        check_classification_targets(np.tile(y, 3))
         return y
 
     def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[list[Item], NDArray]:

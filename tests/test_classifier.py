@@ -318,3 +318,9 @@ def test_gpu_and_cpu_agree(small_model, photographs):
         np.testing.assert_allclose(gpu.singular_values_[name], values, atol=1e-3)
     moved = gpu.set_params(device="cpu")
     np.testing.assert_allclose(moved.predict_proba(paths), cpu.predict_proba(paths), atol=1e-2)
+
+
+def test_one_image_per_class_is_no_reason_to_warn(small_model, digits):
+    paths, labels = digits[0][:30], [f"class {i}" for i in range(30)]
+    CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
+    skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
