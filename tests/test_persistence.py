@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import skops.io
 import torch
 from safetensors.numpy import load_file, save_file
+from sklearn.exceptions import InconsistentVersionWarning
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier, load_adapter
 from skclipsvd.backbone import load_backbone
@@ -164,3 +167,24 @@ def test_labels_that_json_cannot_hold(small_model, photographs, tmp_path):
     clf.classes_ = labels[:2]
     with pytest.raises(ValueError, match=r"use joblib\.dump"):
         clf.save_adapter(tmp_path / "a.safetensors")
+
+
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*/*.npy"))
+
+
+@pytest.mark.parametrize("expected", FIXTURES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize("kind", ["joblib", "safetensors"])
+def test_files_of_old_releases_still_load(expected, kind, digits):
+    file = expected.with_suffix(f".{kind}")
+    if kind == "safetensors":
+        clf = load_adapter(file)
+    else:
+        with warnings.catch_warnings():  # the files know one version of scikit-learn
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            clf = joblib.load(file)
+    answer = clf.predict_proba(digits[0][-20:])
+    np.testing.assert_allclose(answer, np.load(expected), atol=1e-4)
+
+
+def test_there_are_old_files_of_every_kind():
+    assert {path.stem for path in FIXTURES} >= {"svd", "lora", "zero_shot"}
