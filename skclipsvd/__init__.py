@@ -2,6 +2,7 @@
 
 from ._memory import cache_info, clear_caches
 from ._version import __version__
+from .adaptation.describe import describe_targets
 from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from .encoder import CLIPEncoder
 from .linear import CosineClassifier
@@ -14,6 +15,7 @@ __all__ = [
     "CLIPEncoder",
     "CosineClassifier",
     "load_adapter",
+    "describe_targets",
     "cache_info",
     "clear_caches",
     "__version__",

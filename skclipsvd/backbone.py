@@ -144,6 +144,35 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     return BACKBONES.get_or_make((source, str(device)), make_on_device)
 
 
+def build_structure(model_name: str) -> nn.Module:
+    """Build a model's structure on the meta device: names and shapes, no weights, no memory.
+
+    Parameters
+    ----------
+    model_name : str
+        As for `load_backbone`.
+
+    Returns
+    -------
+    model : torch.nn.Module
+    """
+    if model_name == "tiny":
+        with torch.device("meta"):
+            return CLIP(**_tiny_config()["model_cfg"])
+    schema, identifier = factory.parse_model_name(model_name)
+    if schema is None:
+        _check_names(model_name, None)
+    elif schema == "local-dir":
+        _check_local_dir(identifier, None)
+    try:
+        with _quiet_open_clip(), torch.device("meta"):
+            return open_clip.create_model(
+                model_name, load_weights=False, pretrained_text=False, device="meta"
+            )
+    except Exception as error:
+        raise _explain(error, model_name, None) from error
+
+
 def fingerprint(model: nn.Module) -> str:
     """Hash the weights, so that singular values are never applied to another model's.
 
@@ -212,7 +241,7 @@ def _build(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
 
 def _build_tiny() -> tuple[nn.Module, Any]:
     """Build the embedded model; token rows that its training never touched are drawn, not kept."""
-    config = json.loads(_TINY.with_suffix(".json").read_text(encoding="utf-8"))
+    config = _tiny_config()
     model = CLIP(**config["model_cfg"])
     with safe_open(_TINY, framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -224,6 +253,10 @@ def _build_tiny() -> tuple[nn.Module, Any]:
     preprocess = factory.merge_preprocess_dict(PreprocessCfg(), config["preprocess_cfg"])
     set_model_preprocess_cfg(model, preprocess)
     return model, open_clip.SimpleTokenizer(context_length=model.context_length)
+
+
+def _tiny_config() -> dict[str, Any]:
+    return json.loads(_TINY.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _is_tag(model_name: str, pretrained: str | None) -> bool:

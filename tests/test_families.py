@@ -226,6 +226,23 @@ def test_without_transformers_the_error_says_what_to_install(photographs, tmp_pa
 
 
 @pytest.mark.slow
+def test_biomedclips_look_alike_from_png_files_to_predictions(digits, tmp_path):
+    """BiomedCLIP's own configuration but for a small BERT, which nobody has to download."""
+    vision = {
+        "timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
+        "image_size": 224,
+    }  # fmt: skip
+    config = bert_look_alike(tmp_path)
+    name = write_model(tmp_path, {**config, "vision_cfg": vision, "embed_dim": 512})
+    paths, labels = digits[0][:8], ["temple", "flower"] * 4
+    clf = CLIPSVDClassifier(name, max_steps=2, batch_size=4, weight_decay=0.0, random_state=0)
+    clf.fit(paths, labels)
+    assert clf.n_parameters_tuned_ == 12 * 6 * 768 + 2 * 6 * 32
+    assert set(clf.predict(paths)) <= {"temple", "flower"}
+    np.testing.assert_allclose(clf.predict_proba(paths).sum(axis=1), 1)
+
+
+@pytest.mark.slow
 def test_every_configuration_of_open_clip():
     """Both towers have targets; each row of a tensor once; nothing that the paper freezes."""
     checked = 0
