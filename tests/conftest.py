@@ -4,6 +4,11 @@ import json
 import os
 from pathlib import Path
 
+# Test processes side by side share the cores. Set before torch is imported, so that every thread of
+# a process computes with the same number: rounding depends on it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +19,6 @@ import skclipsvd
 
 # Tests read what a user reads; nothing may be fetched, and nothing of the user's cache is touched.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-# Test processes side by side share the cores; torch would take all of them in each.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

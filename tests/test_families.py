@@ -170,6 +170,8 @@ def test_a_few_steps_lower_the_loss_and_merge_exactly(family, photographs):
     assert clf.loss_curve_[-1] < clf.loss_curve_[0]
     assert {name.partition(".")[0] for name in clf.singular_values_} == {"image", "text"}
     backbone = load_backbone(family[1], None, torch.device("cpu"))
+    usual = [t for t in find_targets(backbone.model) if t.matrix != "conv"]
+    assert clf.n_parameters_tuned_ == sum(t.rank for t in usual)
     plain = fresh_model(family[1])
     plain.load_state_dict(clf.merged_state_dict())
     expected = open_clips_own_scores(plain, backbone, paths, clf.classes_)
@@ -188,6 +190,24 @@ def test_trained_and_merged_forms_agree(family, photographs):
     merged = -np.log(clf.predict_proba(paths)[np.arange(len(paths)), right]).mean()
     clf.set_params(max_steps=1).fit(paths, labels)
     assert clf.loss_curve_[0] == pytest.approx(merged, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["ModifiedResNet", "ConvNeXt"], indirect=True)
+def test_spatial_kernels_where_asked_for(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=4, lr=0.003, augment=False, matrices=["conv"], random_state=0
+    ).fit(paths, labels)
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    kernels = {t.name: t for t in find_targets(backbone.model) if t.matrix == "conv"}
+    assert set(clf.singular_values_) == set(kernels)
+    frozen = backbone.model.state_dict()
+    merged = clf.merged_state_dict()
+    changed = [t.tensor for t in kernels.values() if (merged[t.tensor] != frozen[t.tensor]).any()]
+    assert changed
+    assert all(frozen[name].ndim == 4 for name in changed)
+    loss = clf.loss_curve_[-1]
+    assert np.isfinite(loss)
 
 
 def test_shorter_prompts_change_nothing(family):
