@@ -123,15 +123,19 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             items, labels, weights = _merge_equal(items, labels, weights)
 
         backbone = self._load_backbone()
+        targets = select_targets(
+            find_targets(backbone.model), self.towers, self.matrices, self.layers
+        )
         prompts = self._prompts(classes, backbone)
-        adaptation = self._start(backbone, rng)
-        recipe = self._recipe(len(items), backbone)
+        pixels = self._pixels(items, backbone, rng)  # bad images first: a decomposition takes long
         stopping = self._stopping(validation, backbone)
+        adaptation = self._start(backbone, targets, rng)
+        recipe = self._recipe(len(items), backbone)
         task = Task(
             backbone=backbone,
             prompts=prompts,
             logit_scale=self._logit_scale(backbone),
-            pixels=self._pixels(items, backbone, rng),
+            pixels=pixels,
             fixed_pixels=not self.augment,
             labels=labels,
             weights=weights,
@@ -166,11 +170,10 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if not chosen or not set(chosen) <= set(allowed):
                 raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
 
-    def _start(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
+    def _start(
+        self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
+    ) -> Adaptation:
         """Build the adaptation to train, from the last fit's numbers where `warm_start` says so."""
-        targets = select_targets(
-            find_targets(backbone.model), self.towers, self.matrices, self.layers
-        )
         state = getattr(self, self._state_attribute, None) if self.warm_start else None
         if state is not None and backbone.fingerprint != self.backbone_fingerprint_:
             raise ValueError(

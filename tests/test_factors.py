@@ -98,3 +98,15 @@ def test_values_are_those_of_numpy(backbone):
     frozen = backbone.model.state_dict()[target.tensor][slice(*target.rows)].numpy()
     found = module.decompose(backbone, [target])[target.name].s.numpy()
     np.testing.assert_allclose(found, np.linalg.svd(frozen, compute_uv=False), rtol=1e-4)
+
+
+def test_bad_images_are_named_before_anything_is_decomposed(
+    small_model, photographs, count_svds, tmp_path, fresh_caches
+):
+    from skclipsvd import CLIPSVDClassifier
+
+    (tmp_path / "bad.jpg").write_text("no image")
+    paths, labels = [*photographs[0], str(tmp_path / "bad.jpg")], [*photographs[1], "temple"]
+    with pytest.raises(ValueError, match=r"X\[20\]"):
+        CLIPSVDClassifier(small_model, max_steps=1).fit(paths, labels)
+    assert not count_svds
