@@ -60,7 +60,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
         whole batch. Lower it, not `batch_size`, where memory runs out.
     checkpointing : bool, default=False
         Whether training keeps only each block's input and computes its activations again when
-        going back: a third more time for a fraction of the memory.
+        going back: slower, for less memory.
     augment : bool, default=True
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
         off where left and right matter, as for text.
