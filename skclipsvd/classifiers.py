@@ -92,7 +92,7 @@ class CLIPSVDClassifier(TunedCLIPClassifier):
     random_state : int, RandomState instance or None, default=None
         Order of the images and random crops. An int makes `fit` repeatable.
     verbose : int, default=0
-        Whether to show a progress bar.
+        Whether to show a progress bar, and first how much memory a step will take.
 
     Attributes
     ----------

@@ -202,7 +202,10 @@ def train(
         _progress(recipe) as bar,
     ):
         if recipe.n_steps:
-            check_capacity(encoders.activation_bytes(), task.backbone.device)
+            needed = encoders.activation_bytes()
+            check_capacity(needed, task.backbone.device)
+            if recipe.verbose:
+                bar.write(f"a step needs about {needed / 2**20:,.0f} MiB beside the weights")
         for epoch in _epochs(len(task.labels), recipe, rng):
             monitor.epoch_begins()
             for rows in epoch:

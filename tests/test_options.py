@@ -293,3 +293,12 @@ def test_a_scale_of_the_users_own(small_model, photographs):
         models.decision_function(paths) / models.logit_scale_,
         atol=1e-6,
     )
+
+
+def test_verbose_says_what_a_step_needs_and_shows_a_bar(small_model, photographs, capsys):
+    CLIPSVDClassifier(small_model, max_steps=2, verbose=1).fit(*photographs)
+    shown = capsys.readouterr()
+    assert "a step needs about" in shown.out
+    assert "2/2" in shown.err
+    CLIPSVDClassifier(small_model, max_steps=2).fit(*photographs)
+    assert capsys.readouterr() == ("", "")
