@@ -45,7 +45,15 @@ PROMPT_CONSTRAINTS: dict = {
 
 
 class UsesBackbone:
-    """The parameters that say which model runs where, resolved."""
+    """What estimators share that run a CLIP on images: which model, where, and what X is."""
+
+    def __sklearn_tags__(self):
+        """Tell scikit-learn that X is one column of images, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
@@ -227,14 +235,6 @@ class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self)
         write_adapter(self, Path(path))
-
-    def __sklearn_tags__(self):
-        """Tell scikit-learn that X is one column of images, not a table of numbers."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
     def _check_labels(self, y: ArrayLike) -> NDArray:
         y = validate_data(self, X="no_validation", y=y)

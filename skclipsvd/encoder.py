@@ -138,14 +138,6 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
-    def __sklearn_tags__(self):
-        """Tell scikit-learn that X is one column of images, not a table of numbers."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
     def _model(self):
         if self.classifier is None:
             backbone = self._load_backbone()
