@@ -1,9 +1,11 @@
 """What every benchmark writes down: the numbers, what made them, and on what machine."""
 
+import contextlib
 import json
 import os
 import platform
 import time
+import warnings
 from pathlib import Path
 
 import open_clip
@@ -52,6 +54,14 @@ def write(name, settings, rows):
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written: {path}")
+
+
+@contextlib.contextmanager
+def quiet_random_weights():
+    """Ask for random weights without being told that they are random."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pretrained=None")
+        yield
 
 
 def table(header, rows):

@@ -31,9 +31,9 @@ CLASS_NAMES = {
     },
     "trashnet6": {},
 }
-COMMON = dict(model_name="tiny", max_steps=300)
-LEARNING_RATES = {"svd": 0.02, "lora": 0.005}
-GRID = {"svd": (0.005, 0.01, 0.02, 0.05), "lora": (0.001, 0.002, 0.005, 0.01, 0.02)}
+COMMON = dict(model_name="tiny", max_steps=150)
+LEARNING_RATES = {"svd": 0.05, "lora": 0.01}
+GRID = {"svd": (0.005, 0.01, 0.02, 0.05, 0.1), "lora": (0.001, 0.002, 0.005, 0.01, 0.02)}
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 
 

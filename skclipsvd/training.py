@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ._callbacks import FitMonitor
+from ._blocks import freeze_below, read_only_class_token
 from ._capacity import check_capacity, explained_out_of_memory, saved_bytes
+from ._text import text_encoder
 from .adaptation import Adaptation, install
 from .backbone import Backbone
 from .images import normalise, size_of
 from .inference import autocast, unit_image_features
-from .prompts import Prompts, shorten
+from .prompts import Prompts
 
 _FINAL_LR = 1e-6
 
@@ -235,7 +237,14 @@ class _Encoders:
         self.adaptation = adaptation
         if recipe.checkpointing:
             _checkpoint(model)
-        self.prompts = shorten(model, task.prompts)
+        self.prompts = task.prompts
+        self.text = text_encoder(model, task.prompts.tokens, adaptation)
+        read_only_class_token(model)
+        self.below = freeze_below(model, "image", adaptation.targets)
+        if self.below is not None:
+            self.below.forget(len(task.labels))
+        self.text.frozen = freeze_below(model, "text", adaptation.targets)
+        self.text.arrange(task.prompts.tokens)
         self.targets = torch.from_numpy(task.labels).to(task.backbone.device)
         self.weights = None
         if task.weights is not None:
@@ -280,9 +289,11 @@ class _Encoders:
             n_images = min(self.recipe.micro_batch_size, len(self.task.labels))
             total += n_images * saved_bytes(lambda: self._encode_pixels(black), there)
         if self.frozen_text is None:
-            few = tokens[:4]
-            per_few = saved_bytes(lambda: self._encode_tokens(few), there)
-            total += per_few * len(tokens) // len(few)
+            n_tokens = self.text.n_tokens
+            self.text.arrange(tokens[:4])
+            per_few = saved_bytes(self._encode_text_tokens, there)
+            total += per_few * n_tokens // self.text.n_tokens
+            self.text.arrange(tokens)
         return total
 
     @torch.no_grad()
@@ -299,7 +310,8 @@ class _Encoders:
 
     def _loss(self, rows: NDArray[np.intp], text: Tensor) -> Tensor:
         if self.frozen_images is None:
-            images = self._encode_pixels(self.task.pixels(rows))
+            same = rows if self.task.fixed_pixels else None
+            images = self._encode_pixels(self.task.pixels(rows), same)
         else:
             images = self.frozen_images[rows]
         losses = F.cross_entropy(
@@ -310,8 +322,11 @@ class _Encoders:
         )
         return losses.sum() if self.weights is None else losses @ self.weights[rows]
 
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+    def _encode_pixels(self, pixels: Tensor, rows: NDArray[np.intp] | None = None) -> Tensor:
+        """Encode pixels, which `rows` identifies where they are the same in every epoch."""
         backbone = self.task.backbone
+        if self.below is not None:
+            self.below.rows = rows
         with autocast(backbone.device, self.recipe.dtype):
             images = normalise(pixels, backbone.preprocess, backbone.device)
             return unit_image_features(self.model, images)
@@ -323,11 +338,11 @@ class _Encoders:
         return torch.cat([self._encode_pixels(self.task.pixels(part)) for part in parts])
 
     def _encode_text(self) -> Tensor:
-        return self.prompts.class_features(self._encode_tokens(self.prompts.tokens))
+        return self.prompts.class_features(self._encode_text_tokens())
 
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+    def _encode_text_tokens(self) -> Tensor:
         with autocast(self.task.backbone.device, self.recipe.dtype):
-            return self.model.encode_text(tokens)
+            return self.text()
 
     @torch.no_grad()
     def _frozen(self, encode: Callable[[], Tensor]) -> Tensor:

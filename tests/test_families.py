@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from skclipsvd import CLIPSVDClassifier
-from skclipsvd.adaptation import find_targets
+from skclipsvd._text import text_encoder
+from skclipsvd.adaptation import LowRankAdaptation, find_targets
 from skclipsvd.backbone import load_backbone
-from skclipsvd.prompts import build_prompts, shorten
+from skclipsvd.prompts import build_prompts
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 TIMM = {"timm_pool": "", "timm_proj": "linear", "image_size": 160}
@@ -210,17 +211,21 @@ def test_spatial_kernels_where_asked_for(family, photographs):
     assert np.isfinite(loss)
 
 
-def test_shorter_prompts_change_nothing(family):
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_what_is_left_out_of_prompts_changes_nothing(family, dropout):
     backbone = load_backbone(family[1], None, torch.device("cpu"))
     texts = [["temple"], ["flower"], ["a photo of a temple"]]
-    prompts = build_prompts(texts, "a photo of a {}.", backbone.tokenize)
-    model = backbone.skeleton()
-    cut = shorten(model, prompts)
+    prompts = build_prompts(texts, ["a photo of a {}.", "{}"], backbone.tokenize)
+    adaptation = LowRankAdaptation([], 2, 1.0, dropout, None, None, backbone.device)
+    encode = text_encoder(backbone.skeleton(), prompts.tokens, adaptation)
     with torch.no_grad():
         full = backbone.model.encode_text(prompts.tokens)
-        torch.testing.assert_close(model.encode_text(cut.tokens), full, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(encode(), full, atol=1e-5, rtol=1e-4)
     never_cut = family[0] in {"SigLIP", "CoCa"}
-    assert (cut.tokens.shape[1] == prompts.tokens.shape[1]) == never_cut
+    assert (encode.n_tokens == prompts.tokens.numel()) == never_cut
+    longest = max(len(row.nonzero()) for row in prompts.tokens)
+    shared = encode.n_tokens < len(prompts.tokens) * longest / 1.5
+    assert shared == (not never_cut and "BERT" not in family[0] and dropout == 0)
 
 
 def test_a_text_towers_own_dropout_is_on_in_training_only(photographs, tmp_path):

@@ -32,6 +32,11 @@ class Adaptation(ABC):
         self.targets = tuple(targets)
         self.training = False
 
+    @property
+    def is_random(self) -> bool:
+        """Whether `linear` draws random numbers in training."""
+        return False
+
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained tensors, float32."""
@@ -165,17 +170,20 @@ class AdaptedLinear(nn.Module):
     ----------
     blocks : sequence of (weight, bias, target)
         Frozen rows of shape (rows, in), their bias or None, and their target or None.
-    adaptation : Adaptation
-        The numbers to train.
+    adaptation : Adaptation or None
+        The numbers to train; None where all rows are frozen.
     """
 
     def __init__(
         self,
         blocks: Sequence[tuple[Tensor, Tensor | None, Target | None]],
-        adaptation: Adaptation,
+        adaptation: Adaptation | None,
     ):
         super().__init__()
         self.blocks, self.adaptation = tuple(blocks), adaptation
+        # open_clip asks a tower's first block for its dtype at every call, by this name if it is
+        # there; else it would have `weight` rebuilt to look at it.
+        self.int8_original_dtype = self.blocks[0][0].dtype
 
     @classmethod
     def of(
@@ -224,15 +232,20 @@ class AdaptedLinear(nn.Module):
 class AdaptedAttention(nn.Module):
     """Attention like `torch.nn.MultiheadAttention`, with adapted projections.
 
-    Its `out_proj` is the original layer; adapt it like any other.
+    Its `out_proj` is the original layer; adapt it like any other. What happens between the
+    projections is `attend`, which may be replaced.
     """
 
     def __init__(
-        self, attention: nn.MultiheadAttention, targets: Sequence[Target], adaptation: Adaptation
+        self,
+        attention: nn.MultiheadAttention,
+        targets: Sequence[Target],
+        adaptation: Adaptation | None,
     ):
         super().__init__()
         self.n_heads, self.batch_first = attention.num_heads, attention.batch_first
         self.out_proj = attention.out_proj
+        self.attend = attend
         stacked = attention.in_proj_weight is not None
         width = attention.embed_dim
         for i, role in enumerate("qkv"):
@@ -259,17 +272,20 @@ class AdaptedAttention(nn.Module):
             raise NotImplementedError("adapted attention does not return its weights")
         q, k, v = (
             project(x if self.batch_first else x.transpose(0, 1))
-            .unflatten(-1, (self.n_heads, -1))
-            .transpose(1, 2)
             for project, x in ((self.q, query), (self.k, key), (self.v, value))
         )
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = ~attn_mask  # True forbids there, allows here
-        if attn_mask is not None and attn_mask.ndim == 3:
-            attn_mask = attn_mask.unflatten(0, (-1, self.n_heads))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        y = self.out_proj(self.attend(q, k, v, self.n_heads, attn_mask))
         return (y if self.batch_first else y.transpose(0, 1)), None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, n_heads: int, mask: Tensor | None) -> Tensor:
+    """Mix values (batch, tokens, width) as `torch.nn.MultiheadAttention` does between projections."""
+    q, k, v = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if mask is not None and mask.dtype == torch.bool:
+        mask = ~mask  # True forbids there, allows here
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unflatten(0, (-1, n_heads))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def _rebuild_before_use(

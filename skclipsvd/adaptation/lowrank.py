@@ -61,6 +61,11 @@ class LowRankAdaptation(Adaptation):
                 tensor = torch.tensor(np.asarray(values, dtype=np.float32), device=device)
                 self.factors[f"{target.name}/{part}"] = nn.Parameter(tensor)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether dropout is on."""
+        return self.dropout > 0
+
     def parameters(self) -> list[nn.Parameter]:
         """Return the factors, ``A`` and ``B`` of each target in turn."""
         return list(self.factors.values())

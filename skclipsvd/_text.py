@@ -1,0 +1,244 @@
+"""The text tower in a training step: every prompt encoded as if whole, each token once.
+
+In a causal text tower no token sees a later one, so whatever follows the end-of-text token never
+reaches the features, and prompts that begin alike share what they begin with. A Hugging Face tower
+masks its padding. Towers that attend to their padding (SigLIP), or append a token behind it
+(CoCa), are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from open_clip.transformer import ResidualAttentionBlock, Transformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._blocks import FrozenBlocks, PooledBlock, can_pool, draws_random_numbers, text_tower
+from .adaptation import Adaptation
+from .adaptation._base import AdaptedAttention
+
+FindEnds = Callable[[Tensor], Tensor]
+
+
+class TextEncoder:
+    """A text tower in training form, for whole prompts.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A private model; its text tower is changed in place.
+    tokens : int64 Tensor of shape (n_prompts, context_length)
+        What it is going to encode.
+    find_ends : callable or None
+        Maps such tokens to the position of each end-of-text token, where the tower is causal.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Tokens that pass through the tower in one call.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds | None = None):
+        self.model, self.tower, self.find_ends = model, text_tower(model), find_ends
+        self.frozen: FrozenBlocks | None = None
+        self.arrange(tokens)
+
+    def arrange(self, tokens: Tensor) -> None:
+        """Take up other prompts, of shape (n_prompts, context_length)."""
+        self.tokens = self._needed(tokens)
+        self.n_tokens = self.tokens.numel()
+        if self.frozen is not None:
+            self.frozen.forget(len(self.tokens))
+            self.frozen.rows = np.arange(len(self.tokens))
+
+    def __call__(self) -> Tensor:
+        """Encode the prompts: (n_prompts, n_features), not normalised."""
+        return self.model.encode_text(self.tokens)
+
+    def _needed(self, tokens: Tensor) -> Tensor:
+        """Leave out tokens that reach no feature."""
+        return tokens
+
+
+class CutTextEncoder(TextEncoder):
+    """A tower whose prompts are cut to the longest one."""
+
+    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds | None = None):
+        if find_ends is not None:
+            tower = text_tower(model)
+            self.positions, self.mask = tower.positional_embedding, tower.attn_mask
+        super().__init__(model, tokens, find_ends)
+
+    def _needed(self, tokens: Tensor) -> Tensor:
+        if self.find_ends is None:
+            return tokens[:, : _masked_length(self.tower, tokens)]
+        length = int(self.find_ends(tokens).max()) + 1
+        _place(self.tower, self.positions[:length])
+        self.tower.attn_mask = self.mask[:length, :length]
+        return tokens[:, :length]
+
+
+class SharedTextEncoder(TextEncoder):
+    """A causal tower that computes each distinct beginning of a prompt once.
+
+    The prompts' tokens form a tree; its nodes pass through the tower as one sequence. Only
+    attention looks at whole prompts: it gathers each one's keys and values from the tree.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds):
+        tower = text_tower(model)
+        self.positions = tower.positional_embedding
+        tower.attn_mask = None
+        setattr(tower, "text_pool_type" if tower is model else "pool_type", "none")
+        blocks = tower.transformer.resblocks
+        for block in blocks:
+            if isinstance(block.attn, nn.MultiheadAttention):
+                block.attn = AdaptedAttention(block.attn, (), None)
+            block.attn.attend = self._attend
+        blocks[-1].attn.attend = self._attend_from_ends
+        blocks[-1] = PooledBlock(blocks[-1], lambda x: _rows(x, self.tree.ends[None]))
+        super().__init__(model, tokens, find_ends)
+
+    def __call__(self) -> Tensor:
+        """Encode the prompts: (n_prompts, n_features), not normalised."""
+        return self.model.encode_text(self.tokens)[0]
+
+    def _needed(self, tokens: Tensor) -> Tensor:
+        self.tree = PromptTree.of(tokens, self.find_ends(tokens))
+        _place(self.tower, self.positions[self.tree.depth])
+        return self.tree.token[None]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None) -> Tensor:
+        q, k, v = (_heads(_rows(x, self.tree.nodes), n_heads) for x in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return _rows(y.transpose(1, 2).flatten(2).flatten(0, 1), self.tree.place[None])
+
+    def _attend_from_ends(
+        self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None
+    ) -> Tensor:
+        q = _heads(q.transpose(0, 1), n_heads)
+        k, v = (_heads(_rows(x, self.tree.nodes), n_heads) for x in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.tree.inside[:, None, None])
+        return y.transpose(1, 2).flatten(2).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTree:
+    """The distinct beginnings of some prompts.
+
+    Attributes
+    ----------
+    token : int64 Tensor of shape (n_nodes,)
+        Last token of each beginning.
+    depth : int64 Tensor of shape (n_nodes,)
+        Its position.
+    nodes : int64 Tensor of shape (n_prompts, length)
+        The node of each position of a prompt; behind its end, the end's again.
+    inside : bool Tensor of shape (n_prompts, length)
+        Which positions are not behind the end.
+    ends : int64 Tensor of shape (n_prompts,)
+        The node of each end-of-text token.
+    place : int64 Tensor of shape (n_nodes,)
+        Where in the flattened `nodes` a node stands first.
+    """
+
+    token: Tensor
+    depth: Tensor
+    nodes: Tensor
+    inside: Tensor
+    ends: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor, ends: Tensor) -> PromptTree:
+        """Build the tree of prompts (n_prompts, context_length) that end at positions `ends`."""
+        rows, last = tokens.cpu().numpy(), ends.cpu().numpy()
+        nodes = np.zeros((len(rows), last.max() + 1), dtype=np.int64)
+        token, depth, parent = [], [], np.zeros(len(rows), dtype=np.int64)
+        for position in range(nodes.shape[1]):
+            going_on = last >= position
+            beginnings = np.stack([parent[going_on], rows[going_on, position]])
+            new, which = np.unique(beginnings, axis=1, return_inverse=True)
+            parent[going_on] = which.ravel() + sum(map(len, token))
+            nodes[:, position] = parent
+            token.append(new[1])
+            depth.append(np.full(new.shape[1], position))
+        place = np.unique(nodes, return_index=True)[1]
+        inside = np.arange(nodes.shape[1]) <= last[:, None]
+        arrays = (np.concatenate(token), np.concatenate(depth), nodes, inside, parent, place)
+        return cls(*(torch.from_numpy(a).to(tokens.device) for a in arrays))
+
+
+def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
+    """Choose the form of a private model's text tower that computes least, and is exact.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With the adaptation installed; its text tower is changed in place.
+    tokens : int64 Tensor of shape (n_prompts, context_length)
+        The prompts that it is going to encode.
+    adaptation : Adaptation
+        Prompts share no tokens where it draws random numbers: each is to have its own.
+
+    Returns
+    -------
+    encoder : TextEncoder
+    """
+    tower = text_tower(model)
+    if hasattr(tower, "config"):
+        cut = _masked_length(tower, tokens) is not None
+        return CutTextEncoder(model, tokens) if cut else TextEncoder(model, tokens)
+    find_ends = _end_finder(model, tower)
+    if find_ends is None:
+        return TextEncoder(model, tokens)
+    transformer = tower.transformer
+    can_share = (
+        isinstance(transformer, Transformer)
+        and can_pool(transformer)
+        and all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+        and not getattr(tower, "output_tokens", False)
+    )
+    if can_share and not adaptation.is_random and not draws_random_numbers(tower):
+        return SharedTextEncoder(model, tokens, find_ends)
+    return CutTextEncoder(model, tokens, find_ends)
+
+
+def _end_finder(model: nn.Module, tower: nn.Module) -> FindEnds | None:
+    """Return what finds each end-of-text token; None where a later one could matter."""
+    mask = getattr(tower, "attn_mask", None)
+    if mask is None or getattr(tower, "cls_emb", None) is not None:
+        return None
+    if not torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all():
+        return None
+    pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
+    end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
+    return {
+        "argmax": lambda tokens: tokens.argmax(dim=-1),
+        "eos": lambda tokens: (tokens == end).int().argmax(dim=-1),
+    }.get(pool)
+
+
+def _masked_length(tower: nn.Module, tokens: Tensor) -> int | None:
+    """Longest prompt without its padding, where all padding is at the end."""
+    kept = tokens != tower.config.pad_token_id
+    lengths = kept.sum(dim=-1)
+    at_the_end = kept == (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])
+    return int(lengths.max()) if at_the_end.all() else None
+
+
+def _place(tower: nn.Module, positions: Tensor) -> None:
+    tower.positional_embedding = nn.Parameter(positions.detach(), requires_grad=False)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Gather rows of (1, n, width) or (n, width); embedding's backward pass adds up fastest."""
+    return F.embedding(index, x[0] if x.ndim == 3 else x)
+
+
+def _heads(x: Tensor, n_heads: int) -> Tensor:
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
