@@ -24,6 +24,13 @@ from torch import Tensor, nn
 from ._capacity import available_bytes
 from .adaptation.targets import Target
 
+# What drops out in training, and the attribute that says how much.
+_RANDOM = {
+    nn.modules.dropout._DropoutNd: "p",
+    nn.MultiheadAttention: "dropout",
+    DropPath: "drop_prob",
+    PatchDropout: "prob",
+}
 # Share of the free memory that remembered activations may take.
 _SHARE = 0.25
 
@@ -166,22 +173,18 @@ def freeze_below(model: nn.Module, tower: str, targets: Sequence[Target]) -> Fro
     if first == 0 or draws_random_numbers(model.visual if tower == "image" else text_tower(model)):
         return None
     frozen = FrozenBlocks(blocks[:first])
-    rest = [frozen, *blocks[first:]]
-    setattr(
-        parent, name, nn.Sequential(*rest) if type(blocks) is nn.Sequential else nn.ModuleList(rest)
-    )
+    rest = nn.ModuleList([frozen, *blocks[first:]])
+    setattr(parent, name, nn.Sequential(*rest) if isinstance(blocks, nn.Sequential) else rest)
     return frozen
 
 
 def draws_random_numbers(module: nn.Module) -> bool:
     """Whether a module drops out anything in training."""
-    kinds = (nn.modules.dropout._DropoutNd, DropPath, PatchDropout)
     return any(
-        isinstance(part, kinds)
-        and max(getattr(part, name, 0.0) or 0.0 for name in ("p", "drop_prob", "prob")) > 0
-        or isinstance(part, nn.MultiheadAttention)
-        and part.dropout > 0
+        getattr(part, name, None)
         for part in module.modules()
+        for kind, name in _RANDOM.items()
+        if isinstance(part, kind)
     )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ._callbacks import FitMonitor
 from ._blocks import freeze_below, read_only_class_token
+from ._callbacks import FitMonitor
 from ._capacity import check_capacity, explained_out_of_memory, saved_bytes
 from ._text import text_encoder
 from .adaptation import Adaptation, install

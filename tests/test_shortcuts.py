@@ -19,7 +19,7 @@ from skclipsvd.backbone import load_backbone
 from skclipsvd.prompts import build_prompts
 
 CPU = torch.device("cpu")
-WORDS = st.lists(st.sampled_from("a an the red cat cats dog of photo over".split()), max_size=6)
+WORDS = st.lists(st.sampled_from(["a", "the", "red", "cat", "cats", "dog", "of"]), max_size=6)
 SENTENCES = st.lists(WORDS.map(" ".join), min_size=1, max_size=8, unique=True)
 
 

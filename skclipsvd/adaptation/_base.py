@@ -279,7 +279,7 @@ class AdaptedAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, n_heads: int, mask: Tensor | None) -> Tensor:
-    """Mix values (batch, tokens, width) as `torch.nn.MultiheadAttention` does between projections."""
+    """Mix values (batch, tokens, width), as `torch.nn.MultiheadAttention` does when projected."""
     q, k, v = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in (q, k, v))
     if mask is not None and mask.dtype == torch.bool:
         mask = ~mask  # True forbids there, allows here
