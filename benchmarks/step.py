@@ -122,7 +122,9 @@ class OurTraining:
         )  # fmt: skip
         model = install(backbone.skeleton(), adaptation)
         self.encoders = _Encoders(model, task, adaptation, recipe)
-        self.optimiser = torch.optim.AdamW(adaptation.parameters(), lr=LR, weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            adaptation.parameters(), lr=LR, weight_decay=0.01, fused=True
+        )
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=dtype is torch.float16)
 
     def step(self, chosen):

@@ -24,7 +24,7 @@ from .adaptation.targets import MATRICES, THIRDS, TOWERS
 from .backbone import Backbone
 from .images import Item, as_items, augment, check_exist, decode_all, identity, stack_views
 from .inference import choose_dtype
-from .training import EarlyStopping, Recipe, Task, train
+from .training import EarlyStopping, Recipe, Task, steps_per_epoch, train
 
 _POSITIVE = Interval(Integral, 1, None, closed="left")
 _NOT_NEGATIVE = Interval(Integral, 0, None, closed="left")
@@ -146,7 +146,7 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
         monitor = FitMonitor(
             self,
-            n_epochs=-(-recipe.n_steps // recipe.steps_per_epoch(len(items))),
+            n_epochs=-(-recipe.n_steps // steps_per_epoch(len(items), recipe.batch_size)),
             X=items,
             y=classes[labels],
             metadata=None if weights is None else {"sample_weight": weights},
@@ -232,14 +232,16 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Decode all images, and return what hands out their pixels by row number."""
         decoded = decode_all(items, backbone.preprocess, self._n_threads())
         if self.augment:
-            return lambda rows: augment([decoded[i] for i in rows], backbone.preprocess, rng)
+            return lambda rows: augment(
+                [decoded[i] for i in rows], backbone.preprocess, rng, backbone.device
+            )
         views: Tensor = stack_views(decoded)
         return lambda rows: views[rows]
 
     def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
         steps = self.max_steps
         if steps is None:
-            steps = self.epochs * -(-n_images // self.batch_size)
+            steps = self.epochs * steps_per_epoch(n_images, self.batch_size)
         return Recipe(
             n_steps=int(steps),
             batch_size=int(self.batch_size),

@@ -19,9 +19,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from . import _decoded
+from ._augment import resize_each, resize_together, send
 from ._memory import IMAGES
 
 # Training crops are cut from a copy whose short side is at most this many times the model's input
@@ -238,34 +238,48 @@ def stack_views(decoded: Sequence[Decoded]) -> Tensor:
 
 def normalise(batch: Tensor, preprocess: PreprocessCfg, device: torch.device) -> Tensor:
     """Turn uint8 pixels into the model's float32 input, bit for bit as open_clip does."""
-    mean = torch.tensor(preprocess.mean, device=device).view(-1, 1, 1)
-    std = torch.tensor(preprocess.std, device=device).view(-1, 1, 1)
-    return batch.to(device).float().div_(255).sub_(mean).div_(std)
+    mean = send(torch.tensor(preprocess.mean), device).view(-1, 1, 1)
+    std = send(torch.tensor(preprocess.std), device).view(-1, 1, 1)
+    return send(batch, device).float().div_(255).sub_(mean).div_(std)
 
 
 def augment(
-    decoded: Sequence[Decoded], preprocess: PreprocessCfg, rng: np.random.RandomState
+    decoded: Sequence[Decoded],
+    preprocess: PreprocessCfg,
+    rng: np.random.RandomState,
+    device: torch.device,
 ) -> Tensor:
     """Cut a random crop from each image and mirror half of them.
 
     The published recipe: area uniform in (0.08, 1) of the image, aspect ratio log-uniform in
-    (3/4, 4/3), horizontal flip with probability 1/2.
+    (3/4, 4/3), horizontal flip with probability 1/2. What is drawn does not depend on `device`.
+
+    Parameters
+    ----------
+    decoded : sequence of Decoded
+        Images with their sources.
+    preprocess : PreprocessCfg
+        The model's image configuration.
+    rng : RandomState
+        What crops and flips are drawn from.
+    device : torch.device
+        The model's device. A GPU resizes all crops at once; for every other device the CPU
+        resizes them one by one.
 
     Returns
     -------
     batch : uint8 tensor of shape (batch, 3, height, width)
+        On a GPU if `device` is one, else on the CPU.
     """
-    size = size_of(preprocess)
-    crops = []
+    crops, mirrored = [], []
     for image in decoded:
-        height, width = image.source.shape[:2]
-        top, left, crop_height, crop_width = random_crop(height, width, rng)
-        pixels = image.source[top : top + crop_height, left : left + crop_width]
-        if rng.uniform() < 0.5:
-            pixels = pixels[:, ::-1]
-        pixels = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
-        crops.append(tvf.resize(pixels, list(size), _interpolation(preprocess), antialias=True))
-    return torch.stack(crops)
+        top, left, height, width = random_crop(*image.source.shape[:2], rng)
+        crops.append(image.source[top : top + height, left : left + width])
+        mirrored.append(rng.uniform() < 0.5)
+    size, interpolation = size_of(preprocess), _interpolation(preprocess)
+    if device.type == "cuda":
+        return resize_together(crops, mirrored, size, interpolation, device)
+    return resize_each(crops, mirrored, size, interpolation)
 
 
 def random_crop(
@@ -317,7 +331,7 @@ def identity(item: Item) -> tuple:
         return ("path", os.path.abspath(item), stat.st_mtime_ns, stat.st_size)
     if isinstance(item, bytes):
         return ("bytes", hashlib.sha256(item).digest())
-    pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else _to_rgb(item))
+    pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else _open(item))
     return ("pixels", pixels.shape, hashlib.sha256(pixels.data).digest())
 
 
@@ -346,15 +360,15 @@ def _open(item: Item) -> Image.Image:
     if isinstance(item, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(item))
     if isinstance(item, Image.Image):
-        return _to_rgb(item)
+        return _upright_to_rgb(ImageOps.exif_transpose(item))
     with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as file:
         file.load()
-        return _to_rgb(file)
+        ImageOps.exif_transpose(file, in_place=True)
+        return _upright_to_rgb(file)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Show an image as a viewer would: upright, first frame, on white where transparent."""
-    image = ImageOps.exif_transpose(image)
+def _upright_to_rgb(image: Image.Image) -> Image.Image:
+    """Show an upright image as a viewer would: first frame, on white where transparent."""
     if image.mode.startswith("I"):
         return _sixteen_bit_to_rgb(image)
     if image.mode == "F":
@@ -363,7 +377,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
 
 from skclipsvd import CLIPSVDClassifier
+from skclipsvd._augment import resize_together
 from skclipsvd.images import (
+    Decoded,
     as_items,
     augment,
     decode_all,
@@ -24,6 +29,7 @@ from skclipsvd.images import (
 )
 
 CONFIG = PreprocessCfg(size=32)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +126,7 @@ def test_pixels_are_open_clips_own(digits, photo, tmp_path):
     paths = [str(tmp_path / "photo.png"), *digits[0][:3]]
     theirs = image_transform_v2(CONFIG, is_train=False)
     expected = np.stack([theirs(Image.open(path)).numpy() for path in paths])
-    import torch
-
-    ours = normalise(stack_views(decode_all(paths, CONFIG, 2)), CONFIG, torch.device("cpu"))
+    ours = normalise(stack_views(decode_all(paths, CONFIG, 2)), CONFIG, CPU)
     np.testing.assert_array_equal(ours.numpy(), expected)
 
 
@@ -174,11 +178,100 @@ def test_crops_have_the_published_distribution():
 
 def test_augmentation_is_repeatable_and_differs_between_draws(photo):
     decoded = decode_all([photo] * 4, CONFIG, 1)
-    draws = [augment(decoded, CONFIG, np.random.RandomState(seed)) for seed in (0, 0, 1)]
+    draws = [augment(decoded, CONFIG, np.random.RandomState(seed), CPU) for seed in (0, 0, 1)]
     assert draws[0].shape == (4, 3, 32, 32)
     assert (draws[0] == draws[1]).all()
     assert (draws[0] != draws[2]).any()
     assert (draws[0][0] != draws[0][1]).any()
+
+
+def sources_of_many_sizes():
+    rng = np.random.RandomState(0)
+    sides = [(1, 1), (7, 60), (60, 7), (32, 32), (64, 85), (48, 33), (64, 64), (20, 20)]
+    sources = [rng.randint(0, 256, (*shape, 3)).astype(np.uint8) for shape in sides]
+    return [Decoded(view=None, source=source) for source in sources]
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_augmentation_is_a_resized_crop_and_a_flip_in_the_order_of_the_images(interpolation):
+    decoded = sources_of_many_sizes()
+    config = PreprocessCfg(size=(24, 32), interpolation=interpolation)
+    batch = augment(decoded, config, np.random.RandomState(3), CPU)
+    rng, flips = np.random.RandomState(3), []
+    for image, pixels in zip(decoded, batch, strict=True):
+        crop = random_crop(*image.source.shape[:2], rng)
+        flips.append(rng.uniform() < 0.5)
+        source = torch.from_numpy(image.source).permute(2, 0, 1)
+        mode = InterpolationMode(interpolation)
+        expected = tvf.resized_crop(source, *crop, [24, 32], mode, antialias=True)
+        expected = expected.flip(2) if flips[-1] else expected
+        assert (pixels.int() - expected.int()).abs().max() <= 1
+    assert len(set(flips)) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    crops=st.lists(
+        st.tuples(st.integers(1, 90), st.integers(1, 90), st.booleans()), min_size=1, max_size=5
+    ),
+    size=st.tuples(st.integers(1, 48), st.integers(1, 48)),
+    mode=st.sampled_from([InterpolationMode.BICUBIC, InterpolationMode.BILINEAR]),
+    contrast=st.sampled_from([2, 256]),
+    seed=st.integers(0, 10_000),
+)
+def test_resizing_together_gives_what_torchvision_gives_one_by_one(
+    crops, size, mode, contrast, seed
+):
+    rng = np.random.RandomState(seed)
+    step = 255 // (contrast - 1)
+    images = [
+        (step * rng.randint(0, contrast, (height, width, 3))).astype(np.uint8)
+        for height, width, _ in crops
+    ]
+    mirrored = [mirror for *_, mirror in crops]
+    batch = resize_together(images, mirrored, size, mode, CPU)
+    assert batch.shape == (len(crops), 3, *size)
+    assert batch.dtype == torch.uint8
+    for image, mirror, pixels in zip(images, mirrored, batch, strict=True):
+        planes = torch.from_numpy(image).permute(2, 0, 1)
+        planes = planes.flip(2) if mirror else planes
+        expected = tvf.resize(planes, list(size), mode, antialias=True)
+        assert (pixels.int() - expected.int()).abs().max() <= 1
+
+
+def test_crops_that_are_enlarged_together_are_torchvisions_to_the_bit():
+    sources = [image.source for image in sources_of_many_sizes()]
+    size, mode = (90, 100), InterpolationMode.BICUBIC
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as training may have it
+        together = resize_together(sources, [False] * len(sources), size, mode, CPU)
+    for source, pixels in zip(sources, together, strict=True):
+        expected = tvf.resize(torch.from_numpy(source).permute(2, 0, 1), size, mode, antialias=True)
+        assert (pixels == expected).all()
+
+
+def test_crops_of_the_models_own_size_are_copied_and_mirrored_exactly():
+    sources = [image.source for image in sources_of_many_sizes()]
+    squares = [source[:32, :32] for source in sources if min(source.shape[:2]) >= 32]
+    mirrored = [True, False, True, False]
+    batch = resize_together(squares, mirrored, (32, 32), InterpolationMode.BICUBIC, CPU)
+    for square, mirror, pixels in zip(squares, mirrored, batch, strict=True):
+        expected = square[:, ::-1] if mirror else square
+        np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_gpu_and_cpu_augment_alike(photo):
+    decoded = [*sources_of_many_sizes(), *decode_all([photo] * 8, CONFIG, 1)]
+    cpu, gpu = (
+        augment(decoded, CONFIG, np.random.RandomState(0), torch.device(device))
+        for device in ("cpu", "cuda")
+    )
+    assert gpu.device.type == "cuda"
+    difference = (gpu.cpu().int() - cpu.int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 1e-3
+    there, here = normalise(cpu, CONFIG, gpu.device), normalise(cpu, CONFIG, CPU)
+    torch.testing.assert_close(there.cpu(), here)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from .._tuned import TunedCLIPClassifier
 from ..classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from ..encoder import CLIPEncoder
 from ..linear import CosineClassifier
+from ..training import steps_per_epoch
 
 # Inverse regularisation of the linear probe. One number for everything, as the other methods have:
 # the 0.316 of OpenAI's published probe on embeddings of length about 10, which is 31.6 on these, of
@@ -102,7 +103,8 @@ class TwoStageClassifier(ClassifierMixin, BaseEstimator):
         """
         budget = self.classifier.max_steps
         if budget is None:
-            budget = self.classifier.epochs * -(-len(y) // self.classifier.batch_size)
+            per_epoch = steps_per_epoch(len(y), self.classifier.batch_size)
+            budget = self.classifier.epochs * per_epoch
         first = round(self.share * budget)
         adapted = clone(self.classifier).set_params(max_steps=first).fit(X, y)
         head = CosineClassifier(
