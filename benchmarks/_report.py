@@ -41,11 +41,11 @@ def _processor():
         return platform.processor()
 
 
-def write(name, settings, rows):
+def write(name, settings, rows, arguments=""):
     """Save a benchmark's rows as JSON under ``benchmarks/results``."""
     RESULTS.mkdir(exist_ok=True)
     report = {
-        "command": f"python -m benchmarks.{name}",
+        "command": f"python -m benchmarks.{name.partition('-')[0]} {arguments}".strip(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "settings": settings,

@@ -1,5 +1,10 @@
 """Memory: (a) of a training step, ours and the published one; (b) of predicting 20,000 images.
 
+(a) Two processes, one with our training step and one with the published one (`published.py`), on
+the same random ViT-B/16, images, 100 classes and batch of 8, float32. What counts is the highest
+resident memory of the whole process after two steps, weights and libraries included; what the
+process had before the first step is given beside it.
+
 (b) One call of `predict` with the tiny model on 20,000 JPEG files: a few hundred distinct
 photographs (crops of scikit-learn's two sample images) under 20,000 names, which the package
 takes for as many images. Resident memory is read after every batch; what counts is by how much it
@@ -7,8 +12,11 @@ grows after the first 2,000 images. Paths and answers are in it. Linux only.
 """
 
 import argparse
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -35,6 +43,27 @@ def main():
         settings[part], rows = used, [*rows, {"part": part, **row}]
         print(table(list(row), [row.values()]), flush=True)
     write("memory", settings, rows)
+
+
+# ---- (a) a training step -----------------------------------------------------------------------
+
+
+def training_step(model="ViT-B-16", n_classes=100, batch=8):
+    found = {}
+    for side in ("published", "ours"):
+        command = [sys.executable, "-m", "benchmarks._step_memory", side, model]
+        command += [str(n_classes), str(batch)]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        found[side] = json.loads(answer.splitlines()[-1])
+    peak = {side: memory["peak"] for side, memory in found.items()}
+    own = {side: memory["peak"] - memory["before"] for side, memory in found.items()}
+    return dict(model=model, classes=n_classes, batch=batch), {
+        "published, peak, MB": round(peak["published"] / _MB),
+        "ours, peak, MB": round(peak["ours"] / _MB),
+        "ours / published": round(peak["ours"] / peak["published"], 3),
+        "published, above what was there before, MB": round(own["published"] / _MB),
+        "ours, above what was there before, MB": round(own["ours"] / _MB),
+    }
 
 
 # ---- (b) prediction ----------------------------------------------------------------------------
@@ -102,7 +131,7 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-PARTS = {"prediction": prediction}
+PARTS = {"training step": training_step, "prediction": prediction}
 
 
 if __name__ == "__main__":

@@ -94,23 +94,26 @@ def select(out):
         for rate in rates:
             rows += ask(methods={method: {"lr": rate}})
     print(tables(rows))
+    chosen = {**COMMON, "data": "clothing10, its validation images", "seeds": SEEDS}
+    write("methods-select", chosen, summarise(rows), "--select")
 
 
 def summarise(rows):
     runs = {}
     for row in rows:
-        key = (row["data"], row["method"], row["shots"])
+        key = (row["data"], row["method"], row["shots"], row["overrides"])
         runs.setdefault(key, []).append(round(100 * row["accuracy"], 3))
     return [
         {
             "data": data,
             "method": method,
             "shots": shots,
+            "parameters": overrides,
             "accuracy, %": round(float(np.mean(scores)), 2),
             "standard deviation": round(float(np.std(scores, ddof=1)), 2) if shots else None,
             "by seed": scores,
         }
-        for (data, method, shots), scores in runs.items()
+        for (data, method, shots, overrides), scores in runs.items()
     ]
 
 
