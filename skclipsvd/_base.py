@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import nn
 
+from ._html import FitReportMixin
 from ._memory import MERGED
 from .adaptation import Adaptation, merge
 from .backbone import Backbone, load_backbone
@@ -73,7 +74,9 @@ class UsesBackbone:
         )
 
 
-class BaseCLIPClassifier(UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator):
+class BaseCLIPClassifier(
+    FitReportMixin, UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator
+):
     """Base of the classifiers that compare images with class texts."""
 
     @abstractmethod

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..inspection.displays import COLOURS, MARKERS, FewShotCurveDisplay
 from . import settings
 from .methods import METHODS
 from .results import Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # One run of a configuration; where a file has it twice, something else has changed in between.
@@ -97,15 +97,19 @@ def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
     if len(models) != 1:
         raise ValueError(f"plot_shots draws few-shot results of one model; got {models or 'none'}.")
     rows = _labelled(_latest(rows))
-    panels = [(data[0], _curves(part)) for data, part in _group(rows, "data").items()]
+    panels = [(data[0], _all_scores(part)) for data, part in _group(rows, "data").items()]
     if len(panels) > 1:
         panels.append(_mean_panel(rows))
+    styles = _styles(label for _, curves in panels for label in curves)
     figure = Figure(figsize=(3.8 * len(panels) + 2.5, 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, curves) in zip(axes, panels, strict=True):
-        _draw(ax, title, curves)
-    figure.axes[0].set_ylabel("accuracy, %")
-    figure.legend(*_legend(figure.axes), loc="outside right upper", fontsize="small")
+        FewShotCurveDisplay(curves, title).plot(ax, styles=styles, legend=False)
+        if ax is not axes[0]:
+            ax.set_ylabel("")
+    lines = {line.get_label(): line for ax in axes for line in ax.lines}
+    place = dict(loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(list(lines.values()), list(lines), **place)
     return figure
 
 
@@ -347,16 +351,48 @@ def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in rows)
 
 
-def _mean_panel(rows: list[Row]) -> tuple[str, dict[str, Curve]]:
+def _all_scores(rows: Sequence[Row]) -> dict[str, dict[int, list[float]]]:
+    """Return all accuracies by label and shots, zero shots included."""
+    return {
+        label: {
+            shots: [row["accuracy"] for row in same]
+            for (shots,), same in _group(part, "shots").items()
+        }
+        for label, part in _by_label(rows)
+    }
+
+
+def _mean_panel(rows: list[Row]) -> tuple[str, dict[str, dict[int, list[float]]]]:
     """Average all data sets; with the reported numbers where all are of one family."""
     names = {row["data"] for row in rows}
     family = next((f for f, members in settings.FAMILIES.items() if names <= set(members)), "other")
-    curves = _mean_curves(rows)
+    curves = {
+        label: scores
+        for label, part in _by_label(rows)
+        if (scores := _mean_scores(part, len(names)))
+    }
     for label, curve in _reported_curves(family).items():
         # Eight more lines would be too many: those of the methods that are here.
         if _method_of(label) in {_method_of(ours) for ours in curves}:
-            curves[label] = curve
+            curves[label] = {shots: [percent / 100] for shots, percent in curve.items()}
     return f"mean of {_how_many(family, sorted(names))}", curves
+
+
+def _mean_scores(rows: Sequence[Row], n_data: int) -> dict[int, list[float]]:
+    """Average over data sets, seed by seed, where all of them have the same seeds.
+
+    Elsewhere only the mean over seeds can be averaged, and has no spread.
+    """
+    means = {}
+    for (shots,), part in _group(rows, "shots").items():
+        of_data = [{r["seed"]: r["accuracy"] for r in p} for p in _group(part, "data").values()]
+        if len(of_data) < n_data:
+            continue
+        if all(scores.keys() == of_data[0].keys() for scores in of_data):
+            means[shots] = [float(np.mean([s[seed] for s in of_data])) for seed in of_data[0]]
+        else:
+            means[shots] = [float(np.mean([np.mean(list(s.values())) for s in of_data]))]
+    return means
 
 
 def _method_of(label: str) -> str:
@@ -367,21 +403,15 @@ def _method_of(label: str) -> str:
     return max(names, key=len, default=label)
 
 
-def _draw(ax: Axes, title: str, curves: Mapping[str, Curve]) -> None:
-    order = [method.label for method in METHODS.values()]
-    for label, curve in curves.items():
-        i = order.index(_method_of(label))
-        style = {"linestyle": ":"} if label.endswith(", reported") else {"marker": "osD^vP"[i % 6]}
-        ax.plot(list(curve), list(curve.values()), label=label, color=f"C{i}", **style)
-    shots = sorted({n for curve in curves.values() for n in curve})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(shots, [str(n) for n in shots])
-    ax.minorticks_off()
-    ax.set_xlabel("shots per class")
-    ax.set_title(title)
-    ax.grid(alpha=0.3)
-
-
-def _legend(axes: Sequence[Axes]) -> tuple[list, list[str]]:
-    lines = {line.get_label(): line for ax in axes for line in ax.lines}
-    return list(lines.values()), list(lines)
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Give a configuration the same look in every panel, and what was reported its colour."""
+    styles: dict[str, dict[str, Any]] = {}
+    colours: dict[str, str] = {}
+    for label in dict.fromkeys(labels):
+        if label.endswith(", reported"):  # these come last
+            styles[label] = {"linestyle": ":", "marker": "", "color": colours[_method_of(label)]}
+        else:
+            colour, marker = COLOURS[len(styles) % 8], MARKERS[len(styles) % 7]
+            styles[label] = {"color": colour, "marker": marker}
+            colours.setdefault(_method_of(label), colour)
+    return styles

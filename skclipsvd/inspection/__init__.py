@@ -1,0 +1,31 @@
+"""What an adaptation changed, where, and in words; and pictures of a fit and its results."""
+
+from ._changes import head_changes, singular_value_changes
+from ._concepts import load_concepts
+from ._descriptions import describe_heads
+from ._explanations import Explanation, explain_prediction
+from .displays import (
+    EmbeddingDisplay,
+    FewShotCurveDisplay,
+    FitCurveDisplay,
+    HeadChangeDisplay,
+    HeatMapDisplay,
+    PredictionSheetDisplay,
+    SpectrumDisplay,
+)
+
+__all__ = [
+    "singular_value_changes",
+    "head_changes",
+    "explain_prediction",
+    "Explanation",
+    "describe_heads",
+    "load_concepts",
+    "SpectrumDisplay",
+    "HeadChangeDisplay",
+    "HeatMapDisplay",
+    "FitCurveDisplay",
+    "FewShotCurveDisplay",
+    "EmbeddingDisplay",
+    "PredictionSheetDisplay",
+]

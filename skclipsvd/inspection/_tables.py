@@ -1,0 +1,29 @@
+"""Tables: pandas where it is installed, plain dicts where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> Any:
+    """Make a DataFrame of equally long columns, or a list of one dict per row without pandas.
+
+    Integers with gaps (None) stay integers in both.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        rows = zip(*(map(_plain, values) for values in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+    return pd.DataFrame({name: _with_gaps(pd, values) for name, values in columns.items()})
+
+
+def _with_gaps(pd: Any, values: Sequence[Any]) -> Any:
+    gaps = isinstance(values, list) and any(value is None for value in values)
+    return pd.array(values, dtype="Int64") if gaps else values
+
+
+def _plain(value: Any) -> Any:
+    """Turn a numpy scalar into Python's own."""
+    return value.item() if hasattr(value, "item") else value
