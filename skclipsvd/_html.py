@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from ._memory import BACKBONES, FACTORS
-from .backbone import _identity
+from .adaptation.factors import factors_in_memory
+from .backbone import backbone_in_memory
 from .inference import choose_device
 
 _CLASSES_IN_SIGHT = 12
@@ -227,12 +227,10 @@ def _thinned(losses: NDArray) -> NDArray[np.intp]:
 
 def _why_not(estimator: Any) -> str:
     """Say why comparing heads would take long, where it would."""
-    device = str(choose_device(estimator.device))
-    backbone = BACKBONES.get((_identity(estimator.model_name, estimator.pretrained), device))
-    names: Sequence[str] = tuple(getattr(estimator, "singular_values_", ()))
-    if backbone is None or any(
-        FACTORS.get((backbone.fingerprint, device, name)) is None for name in names
-    ):
+    device = choose_device(estimator.device)
+    backbone = backbone_in_memory(estimator.model_name, estimator.pretrained, device)
+    names = getattr(estimator, "singular_values_", ())
+    if backbone is None or not factors_in_memory(backbone, names):
         return "the model is not in this process's memory (it is after a prediction)"
     if backbone.n_parameters > _PARAMETERS_AT_MOST:
         return "the model is large"

@@ -144,6 +144,24 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     return BACKBONES.get_or_make((source, str(device)), make_on_device)
 
 
+def backbone_in_memory(
+    model_name: str, pretrained: str | None, device: torch.device
+) -> Backbone | None:
+    """Hand out a frozen CLIP only if this process already has it; load nothing.
+
+    Parameters
+    ----------
+    model_name, pretrained, device
+        As for `load_backbone`.
+
+    Returns
+    -------
+    backbone : Backbone or None
+    """
+    key = "cpu" if device.type == "cpu" else str(device)
+    return BACKBONES.get((_identity(model_name, pretrained), key))
+
+
 def build_structure(model_name: str) -> nn.Module:
     """Build a model's structure on the meta device: names and shapes, no weights, no memory.
 

@@ -1,9 +1,15 @@
-"""Check a built wheel: the embedded model and the typing marker are in, and it is small."""
+"""Check a built wheel: the typing marker, the embedded model and the texts are in; it is small."""
 
 import sys
 import zipfile
 
-_NEEDED = ("skclipsvd/py.typed", "skclipsvd/models/tiny.safetensors", "skclipsvd/models/tiny.json")
+_NEEDED = (
+    "skclipsvd/py.typed",
+    "skclipsvd/models/tiny.safetensors",
+    "skclipsvd/models/tiny.json",
+    "skclipsvd/inspection/concepts/general.txt",
+    "skclipsvd/inspection/concepts/biomedical.txt",
+)
 _MAX_MODEL_BYTES = 8 * 2**20
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +78,25 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
     }
     _prune(folder.parent, keep=folder)
     return factors
+
+
+def factors_in_memory(backbone: Backbone, names: Iterable[str]) -> bool:
+    """Tell whether this process already has decompositions; compute and read none.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Whose matrices.
+    names : iterable of str
+        Of the targets.
+
+    Returns
+    -------
+    in_memory : bool
+        Whether `decompose` would find every one of them.
+    """
+    device = str(backbone.device)
+    return all(FACTORS.get((backbone.fingerprint, device, name)) is not None for name in names)
 
 
 def _from_disk_or_new(matrix: Tensor, file: Path) -> Factors:
