@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from skclipsvd.datasets import load_folder
-from skclipsvd.experiments import METHODS, few_shot, open_data, open_folder, tables
+from skclipsvd.experiments import METHODS, base_to_novel, few_shot, open_data, open_folder, tables
 
 from ._report import write
 
@@ -41,10 +41,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="little training: does it run?")
     parser.add_argument("--select", action="store_true", help="choose the learning rates")
+    parser.add_argument("--novel", action="store_true", help="digits, base to novel, 16 shots")
     parser.add_argument("--out", help="a CSV to keep results in, and to continue from")
     options = parser.parse_args()
     if options.select:
         return select(options.out)
+    if options.novel:
+        return novel(options.out)
     common, shots, seeds = COMMON, SHOTS, SEEDS
     if options.quick:
         common, shots, seeds = {**COMMON, "max_steps": 3}, (1, 2), (1, 2)
@@ -96,6 +99,24 @@ def select(out):
     print(tables(rows))
     chosen = {**COMMON, "data": "clothing10, its validation images", "seeds": SEEDS}
     write("methods-select", chosen, summarise(rows), "--select")
+
+
+def novel(out):
+    """Train on five digits, and test on them and on the other five."""
+    methods = {name: rates for name, rates in method_parameters().items() if name != "linear-probe"}
+    chosen = {**COMMON, "augment": False}
+    rows = base_to_novel(
+        open_data("digits"), methods=methods, seeds=SEEDS, out=out, verbose=1, **chosen
+    )
+    print(tables(rows))
+    for row in rows:
+        row["data"] = f"digits, {row['test']}"
+    write(
+        "methods-novel",
+        {**chosen, "lr": LEARNING_RATES, "seeds": SEEDS},
+        summarise(rows),
+        "--novel",
+    )
 
 
 def summarise(rows):

@@ -80,7 +80,7 @@ def measure(search, paths, labels, options):
     wall, processor = np.median(searches, axis=0)
     steps, texts, images = np.median([[part[0] for part in run] for run in bare], axis=0)
     ratios = np.divide(searches, np.sum(bare, axis=1))
-    return {
+    row = {
         "model": search.estimator.model_name,
         "fits": len(replay.fits),
         "steps": sum(len(fit.batches) for fit in replay.fits),
@@ -92,9 +92,10 @@ def measure(search, paths, labels, options):
         "bare scoring, s": round(images, 2),
         "search / bare, wall": round(statistics.median(ratios[:, 0]), 3),
         "search / bare, processor": round(statistics.median(ratios[:, 1]), 3),
-        "by repeat": [round(ratio, 3) for ratio in ratios[:, 0]],
-        "share inside the same functions, wall": round(np.median(inside, axis=0)[0], 3),
-        "share inside the same functions, processor": round(np.median(inside, axis=0)[1], 3),
+        "share inside the same functions": round(np.median(inside, axis=0)[1], 3),
+    }
+    return {
+        name: value if isinstance(value, str | int) else float(value) for name, value in row.items()
     }
 
 
