@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skclipsvd import CLIPSVDClassifier, _base, cache_info
+from skclipsvd import CLIPSVDClassifier, cache_info, inference
 from skclipsvd.datasets import load_handwritten_digits
 
 from ._report import table, write
@@ -74,7 +74,7 @@ def prediction():
     clf = CLIPSVDClassifier("tiny", max_steps=1, augment=False).fit(paths[:20], labels[:20])
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(Path(folder))
-        seen = watch_batches()
+        seen = watch_batches(clf.batch_size)
         clf.predict(files)
     first = next(memory for n, memory in seen if n >= N_FIRST)
     later = [memory for n, memory in seen if n >= N_FIRST]
@@ -111,18 +111,16 @@ def link(old, new):
         shutil.copy(old, new)
 
 
-def watch_batches():
+def watch_batches(batch_size):
     """Take down (images done, resident bytes) after every batch of a prediction."""
-    seen, original = [], _base.embed
+    seen, original = [], inference.unit_image_features
 
-    def embed(model, items, *args, **kwargs):
-        done = 0
-        for features, n in original(model, items, *args, **kwargs):
-            yield features, n
-            done += n
-            seen.append((done, resident()))
+    def unit_image_features(model, pixels):
+        features = original(model, pixels)
+        seen.append((batch_size * (len(seen) + 1), resident()))
+        return features
 
-    _base.embed = embed
+    inference.unit_image_features = unit_image_features
     return seen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
-from torch import nn
+from torch import Tensor, nn
 
 from ._html import FitReportMixin
 from ._memory import MERGED
@@ -62,7 +62,9 @@ class UsesBackbone:
     def _n_threads(self) -> int:
         return torch.get_num_threads() if self.n_jobs is None else effective_n_jobs(self.n_jobs)
 
-    def _embed(self, model: nn.Module, backbone: Backbone, items: Sequence[Item]):
+    def _embed(
+        self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any
+    ) -> NDArray[np.float32]:
         return embed(
             model,
             items,
@@ -71,6 +73,7 @@ class UsesBackbone:
             dtype=choose_dtype(self.precision, backbone.device),
             batch_size=self.batch_size,
             n_threads=self._n_threads(),
+            **kept,
         )
 
 
@@ -141,7 +144,8 @@ class BaseCLIPClassifier(
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
-        return np.concatenate([features for features, _ in self._batches(X)])
+        items, backbone, model = self._ready(X)
+        return self._embed(model, backbone, items)
 
     def with_classes(
         self,
@@ -273,21 +277,21 @@ class BaseCLIPClassifier(
             return encode_exactly(model, prompts).cpu().numpy()
 
     def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
-        return np.concatenate([scores for _, scores in self._batches(X)])
+        items, backbone, model = self._ready(X)
+        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
-    def _batches(self, X: ArrayLike) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield embeddings and scores, batch by batch."""
+        def scores(features: Tensor) -> Tensor:
+            return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+
+        return self._embed(model, backbone, items, head=scores)
+
+    def _ready(self, X: ArrayLike) -> tuple[list[Item], Backbone, nn.Module]:
+        """Check everything that a prediction needs."""
         check_is_fitted(self)
         items = as_items(X)
         check_exist(items)
         backbone = self._load_backbone()
-        model = self._checked_model(backbone)
-        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-        for features, n in self._embed(model, backbone, items):
-            scores = self.logit_scale_ * features @ text_features.T
-            if self.logit_bias_:
-                scores = scores + self.logit_bias_
-            yield features[:n].cpu().numpy(), scores[:n].cpu().numpy()
+        return items, backbone, self._checked_model(backbone)
 
     def _checked_model(self, backbone: Backbone) -> nn.Module:
         if backbone.fingerprint != self.backbone_fingerprint_:

@@ -110,7 +110,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         as_items(X)
         backbone, model = self._model()
         black = np.zeros((2, 2, 3), dtype=np.uint8)
-        self.n_features_out_ = next(self._embed(model, backbone, [black]))[0].shape[1]
+        self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
         self.backbone_fingerprint_ = backbone.fingerprint
         return self
 
@@ -131,8 +131,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         items = as_items(X)
         check_exist(items)
         backbone, model = self._model()
-        batches = self._embed(model, backbone, items)
-        return np.concatenate([features[:n].cpu().numpy() for features, n in batches])
+        return self._embed(model, backbone, items)
 
     @property
     def _n_features_out(self) -> int:

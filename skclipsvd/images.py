@@ -29,6 +29,8 @@ from ._memory import IMAGES
 # photograph takes 0.8 MB instead of 36.
 _SOURCE_SCALE = 2
 _NAMED_AT_MOST = 10
+# A larger set to predict is not the validation part of a search, which is asked for many times.
+_KEPT_AT_MOST = 2000
 
 Item = str | bytes | Image.Image | NDArray[np.uint8]
 
@@ -210,10 +212,11 @@ def iterate(
 ) -> Iterator[Tensor]:
     """Yield uint8 batches of shape (batch, 3, height, width), decoding one batch ahead.
 
-    Memory stays constant: images go into the shared cache only where all of them fit in half of
-    it.
+    Memory stays constant: images go into the shared cache, for the next call, only where they are
+    few and all of them fit in half of it.
     """
-    keep = 2 * len(items) * _expected_bytes(preprocess) <= IMAGES.max_bytes
+    room = IMAGES.max_bytes // (2 * _expected_bytes(preprocess))
+    keep = len(items) <= min(_KEPT_AT_MOST, room)
     starts = range(0, len(items), batch_size)
 
     def load(start: int) -> Tensor:

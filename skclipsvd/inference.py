@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,20 +77,41 @@ def embed(
     dtype: torch.dtype,
     batch_size: int,
     n_threads: int,
-) -> Iterator[tuple[Tensor, int]]:
-    """Embed images batch by batch.
+    head: Callable[[Tensor], Tensor] = lambda features: features,
+) -> NDArray[np.float32]:
+    """Embed images batch by batch, in memory that does not grow with their number.
 
-    Yields
-    ------
-    features : float32 Tensor of shape (padded, n_features)
-        Unit length, on `device`.
-    n : int
-        How many of its first rows are images; the rest is padding.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Merged.
+    items : sequence
+        From `images.as_items`.
+    preprocess : PreprocessCfg
+        The model's image configuration.
+    device, dtype, batch_size, n_threads
+        Where and how.
+    head : callable, optional
+        What to keep of a batch's float32 unit vectors of shape (batch, n_features).
+
+    Returns
+    -------
+    kept : float32 array of shape (n_images, ...)
     """
+    # One array for all: small ones, each held from between two batches' large blocks, would keep
+    # the allocator from giving any of those back.
+    kept = None
+    done = 0
     for batch in iterate(items, preprocess, n_threads, batch_size):
         n = len(batch)
         padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
-        with torch.inference_mode(), autocast(device, dtype):
-            pixels = normalise(torch.cat([batch, padding]), preprocess, device)
-            features = unit_image_features(model, pixels)
-        yield features, n
+        with torch.inference_mode():
+            with autocast(device, dtype):
+                pixels = normalise(torch.cat([batch, padding]), preprocess, device)
+                features = unit_image_features(model, pixels)
+            answers = head(features)[:n].cpu().numpy()
+        if kept is None:
+            kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
+        kept[done : done + n] = answers
+        done += n
+    return kept
