@@ -4,9 +4,12 @@ The snippets of a page run in order in one namespace, in an empty working direct
 ``photos`` of real photographs: ``photos/temple/0.jpg`` to ``9.jpg`` and ``photos/flower/...``.
 ``<!-- skip: reason -->`` on the line before a snippet leaves it out, where it truly cannot run:
 because it downloads weights, for instance. ``<!-- requires: scikit-learn>=1.9 -->`` leaves it out
-where what is installed is older.
+where what is installed is older. ``<!-- raises -->`` says that it ends in the error that the
+``text`` block after it quotes; ``...`` there stands for anything.
 """
 
+import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -18,12 +21,15 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
+from skclipsvd import _capacity
+
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("README.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _FENCE = re.compile(
     r"""
-    (?:^[ \t]*<!--[ ](?P<condition>skip|requires):[ ](?P<detail>\S[^\n]*?)[ ]-->[ \t]*\n)?
+    (?:^[ \t]*<!--[ ](?:(?P<condition>skip|requires):[ ](?P<detail>\S[^\n]*?)|(?P<raises>raises))
+       [ ]-->[ \t]*\n)?
     ^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})(?P<language>[^\n`]*)\n
     (?P<code>.*?)
     ^[ \t]*(?P=mark)[ \t]*$
@@ -38,6 +44,7 @@ class Snippet(NamedTuple):
     code: str
     condition: str | None
     detail: str | None
+    raises: bool
 
     def can_run(self):
         if self.condition == "requires":
@@ -56,6 +63,7 @@ def snippets(page):
             code=textwrap.dedent(found["code"]),
             condition=found["condition"],
             detail=found["detail"],
+            raises=found["raises"] is not None,
         )
         for found in _FENCE.finditer(text)
     ]
@@ -83,24 +91,112 @@ def workplace(tmp_path, monkeypatch, photographs):
         sys.modules["matplotlib.pyplot"].close("all")
 
 
+def pairs_to_run(page):
+    """Each Python snippet that can run, with the block that follows it."""
+    blocks = snippets(page)
+    return [
+        (block, following)
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True)
+        if block.language == "python" and block.can_run()
+    ]
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if python_snippets(p)], ids=name_of)
 def test_snippets_run(page, workplace):
     namespace = {"__name__": "snippets"}
-    to_run = [snippet for snippet in python_snippets(page) if snippet.can_run()]
+    to_run = pairs_to_run(page)
     assert to_run, f"every snippet of {page.name} is skipped"
-    for snippet in to_run:
+    for snippet, following in to_run:
         # as many empty lines as precede the snippet: tracebacks then name the page's own line
         code = compile("\n" * snippet.line + snippet.code, str(page), "exec")
-        exec(code, namespace)
+        if not snippet.raises:
+            exec(code, namespace)
+            continue
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the page says which
+            exec(code, namespace)
+        assert following.language == "text", f"line {snippet.line}: the message is not quoted"
+        said = f"{type(caught.value).__name__}: {caught.value}"
+        assert is_quoted(said, following.code), f"line {snippet.line} of {page.name}: {said}"
+
+
+def is_quoted(said, quoted):
+    parts = " ".join(quoted.split()).split("...")
+    pattern = ".*".join(re.escape(part) for part in parts)
+    return re.fullmatch(pattern, " ".join(said.split())) is not None
+
+
+def test_the_advice_where_memory_runs_out_is_quoted():
+    faq = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    assert " ".join(_capacity._ADVICE.split()) in faq
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_snippet_hides_from_the_test(page):
     languages = {snippet.language for snippet in snippets(page)}
     assert {name for name in languages if re.match(r"(?i)\W*(i?py|code)", name)} <= {"python"}
-    marks = re.findall(r"<!-- (?:skip|requires):", page.read_text(encoding="utf-8"))
-    assert len(marks) == sum(snippet.condition is not None for snippet in python_snippets(page))
+    marks = re.findall(r"<!-- (?:skip:|requires:|raises)", page.read_text(encoding="utf-8"))
+    marked = [s for s in python_snippets(page) if s.condition is not None or s.raises]
+    assert len(marks) == len(marked)
+
+
+def load(path):
+    """Import a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
+    pages = load(ROOT / "docs" / "_ext" / "benchmark_pages.py")
+    results = tmp_path / "results"
+    results.mkdir()
+    rows = [
+        {"data": "a", "method": m, "shots": k, "accuracy, %": v, "by seed": [v]}
+        for m, k, v in (("svd", 1, 11.25), ("svd", 2, 22.5), ("lora", 2, 33.75))
+    ]
+    seeds = [{"shots": 1, "seed": s, "seconds": t} for s, t in ((1, 2.0), (2, 4.0))]
+    report = {
+        "command": "python -m benchmarks.digits",
+        "date": "2026-01-02",
+        "settings": {"lr": 0.5},
+    }
+    for name, content in (("scores", rows), ("times", [*seeds, {"bytes": 1234567}])):
+        text = json.dumps({**report, "rows": content})
+        (results / f"{name}.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(pages, "_RESULTS", results)
+    monkeypatch.setattr(pages, "_PAGES", tmp_path / "pages")
+    pages.write_pages(app=None)
+
+    scores = (tmp_path / "pages" / "scores.md").read_text(encoding="utf-8")
+    assert "| svd | 11.25 | 22.5 |" in scores
+    assert "| lora |  | 33.75 |" in scores
+    assert "lr 0.5" in scores
+    times = (tmp_path / "pages" / "times.md").read_text(encoding="utf-8")
+    assert "| 1 | 3.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.0 |" in times
+    assert "| 1 | 2 | 4 |" in times
+    assert "1,234,567" in times
+    index = (tmp_path / "pages" / "index.md").read_text(encoding="utf-8")
+    assert "[times](times.md)" in index
+    assert "2026\N{NON-BREAKING HYPHEN}01\N{NON-BREAKING HYPHEN}02" in index
+
+
+def test_the_built_site_is_checked(tmp_path):
+    check_site = load(ROOT / "tools" / "check_site.py")
+    page = tmp_path / "index.html"
+    page.write_text(
+        '<h1 id="top-of-it"></h1><a href="#top-of-it">up</a><a href="https://x.org">x</a>'
+    )
+    assert check_site.problems(tmp_path) == []
+    page.write_text(
+        '<a href="gone.html">a</a><a href="#nowhere">b</a><img src="no.png">'
+        '<script src="https://cdn.example/x.js"></script>'
+    )
+    (tmp_path / "site.css").write_text("@import url(https://fonts.example/a.css);")
+    found = "\n".join(check_site.problems(tmp_path))
+    for wrong in ("gone.html", "#nowhere", "no.png", "cdn.example", "fonts.example"):
+        assert wrong in found
 
 
 def test_pages_are_found():
-    assert ROOT / "docs" / "scikit_learn.md" in PAGES
+    assert {ROOT / "docs" / name for name in ("scikit_learn.md", "faq.md")} < set(PAGES)

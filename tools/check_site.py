@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 # What a page fetches by itself, by tag; an <a> or a rel="canonical" fetches nothing.
 _FETCHED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "video": "src"}
 _FETCHED_RELATIONS = {"stylesheet", "preload", "icon", "modulepreload", "search"}
-_IN_STYLES = re.compile(r"""(?:url\(\s*|@import\s+)["']?([^"')\s]+)""")
+_IN_STYLES = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])([^"')\s]+)""")
 
 
 class Page(HTMLParser):
