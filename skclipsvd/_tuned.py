@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Self
 
@@ -22,7 +22,16 @@ from ._callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
 from .adaptation import Adaptation, Target, find_targets, select_targets
 from .adaptation.targets import MATRICES, THIRDS, TOWERS
 from .backbone import Backbone
-from .images import Item, as_items, augment, check_exist, decode_all, identity, stack_views
+from .images import (
+    Item,
+    Name,
+    as_items,
+    augment,
+    check_exist,
+    decode_all,
+    identity,
+    stack_views,
+)
 from .inference import choose_dtype
 from .training import EarlyStopping, Recipe, Task, steps_per_epoch, train
 
@@ -112,13 +121,14 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """
         self._check_choices()
         items, y = self._check_data(X, y)
+        name = _namer(items)
         items, y, weights = _weigh(items, y, sample_weight, self.class_weight)
         classes, labels = self._check_classes(y)
         rng = check_random_state(self.random_state)
         validation = self._validation_part(items, classes, labels, weights, X_val, y_val, rng)
         if validation is not None:
             items, labels, weights, *validation = validation
-        check_exist(items)
+        check_exist(items, name(items))
         if len(items) <= self.batch_size and not self.augment:
             items, labels, weights = _merge_equal(items, labels, weights)
 
@@ -127,8 +137,10 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             find_targets(backbone.model), self.towers, self.matrices, self.layers
         )
         prompts = self._prompts(classes, backbone)
-        pixels = self._pixels(items, backbone, rng)  # bad images first: a decomposition takes long
-        stopping = self._stopping(validation, backbone)
+        pixels = self._pixels(
+            items, name(items), backbone, rng
+        )  # bad images first: a decomposition takes long
+        stopping = self._stopping(validation, name, backbone)
         adaptation = self._start(backbone, targets, rng)
         recipe = self._recipe(len(items), backbone)
         task = Task(
@@ -192,7 +204,7 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             unknown = np.setdiff1d(y_val, classes)
             if len(unknown):
                 raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
-            check_exist(val_items)
+            check_exist(val_items, "X_val[{}]".format)
             return items, labels, weights, val_items, np.searchsorted(classes, y_val)
         if not self.early_stopping:
             return None
@@ -216,11 +228,11 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             np.arange(len(labels)), test_size=n_val, stratify=labels, random_state=rng
         )
 
-    def _stopping(self, validation, backbone: Backbone) -> EarlyStopping | None:
+    def _stopping(self, validation, name, backbone: Backbone) -> EarlyStopping | None:
         if validation is None:
             return None
         items, labels = validation
-        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        decoded = decode_all(items, backbone.preprocess, self._n_threads(), name=name(items))
         return EarlyStopping(
             pixels=stack_views(decoded),
             labels=labels,
@@ -228,9 +240,11 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             tol=float(self.tol),
         )
 
-    def _pixels(self, items: list[Item], backbone: Backbone, rng: np.random.RandomState):
+    def _pixels(
+        self, items: list[Item], name: Name, backbone: Backbone, rng: np.random.RandomState
+    ):
         """Decode all images, and return what hands out their pixels by row number."""
-        decoded = decode_all(items, backbone.preprocess, self._n_threads())
+        decoded = decode_all(items, backbone.preprocess, self._n_threads(), name=name)
         if self.augment:
             return lambda rows: augment(
                 [decoded[i] for i in rows], backbone.preprocess, rng, backbone.device
@@ -282,6 +296,23 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         return merged_once(
             backbone, state, lambda: self._new_adaptation(backbone, targets, state, rng=None)
         )
+
+
+def _namer(X: list[Item]) -> Callable[[list[Item]], Name]:
+    """Return what names a selection of X's items by their rows in X, whatever its order.
+
+    Items that are not of X are those of X_val.
+    """
+    # The items are held, so that none that was left out lends its id to another object.
+    rows = {id(item): (row, item) for row, item in reversed(list(enumerate(X)))}
+
+    def of(items: list[Item]) -> Name:
+        def name(i: int) -> str:
+            return f"X[{rows[id(items[i])][0]}]" if id(items[i]) in rows else f"X_val[{i}]"
+
+        return name
+
+    return of
 
 
 def _weigh(

@@ -33,6 +33,8 @@ _NAMED_AT_MOST = 10
 _KEPT_AT_MOST = 2000
 
 Item = str | bytes | Image.Image | NDArray[np.uint8]
+Name = Callable[[int], str]
+_ROW_OF_X: Name = "X[{}]".format
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +148,11 @@ def _checked_array(index: int, array: np.ndarray) -> NDArray[np.uint8]:
     return array
 
 
-def check_exist(items: Sequence[Item], first_index: int = 0) -> None:
+def check_exist(items: Sequence[Item], name: Name = _ROW_OF_X) -> None:
     """Raise FileNotFoundError that names the paths which do not exist, by index."""
     missing = [(i, item) for i, item in enumerate(items) if _is_missing(item)]
     if missing:
-        raise FileNotFoundError(_list_bad(missing, first_index, "no such file"))
+        raise FileNotFoundError(_list_bad(missing, name, "no such file"))
 
 
 def decode_all(
@@ -159,7 +161,7 @@ def decode_all(
     n_threads: int,
     *,
     keep: bool = True,
-    first_index: int = 0,
+    name: Name = _ROW_OF_X,
 ) -> list[Decoded]:
     """Decode images in threads, each once per process while it stays in the shared cache.
 
@@ -173,8 +175,8 @@ def decode_all(
         Threads to read and decode with.
     keep : bool, default=True
         Whether to put what was decoded into the shared cache; what is there is always used.
-    first_index : int, default=0
-        Row number of ``items[0]``, for error messages.
+    name : callable, optional
+        What error messages call ``items[i]``, ``"X[i]"`` by default.
 
     Returns
     -------
@@ -187,7 +189,7 @@ def decode_all(
     ValueError
         Images that cannot be decoded, by index and path. Every bad one of `items` is counted.
     """
-    check_exist(items, first_index)
+    check_exist(items, name)
 
     def attempt(item: Item) -> Decoded | Exception:
         try:
@@ -203,7 +205,7 @@ def decode_all(
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
     if bad:
         named = [(i, items[i], _reason(error)) for i, error in bad]
-        raise ValueError(_list_bad(named, first_index, "cannot be decoded")) from bad[0][1]
+        raise ValueError(_list_bad(named, name, "cannot be decoded")) from bad[0][1]
     return results
 
 
@@ -221,7 +223,9 @@ def iterate(
 
     def load(start: int) -> Tensor:
         batch = items[start : start + batch_size]
-        decoded = decode_all(batch, preprocess, n_threads, keep=keep, first_index=start)
+        decoded = decode_all(
+            batch, preprocess, n_threads, keep=keep, name=lambda i: _ROW_OF_X(start + i)
+        )
         return stack_views(decoded)
 
     with ThreadPoolExecutor(1) as ahead:
@@ -429,9 +433,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _list_bad(bad: Sequence[tuple], first_index: int, problem: str) -> str:
+def _list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
     lines = [
-        f"X[{first_index + index}] = {_short(item)}{': ' + reason[0] if reason else ''}"
+        f"{name(index)} = {_short(item)}{': ' + reason[0] if reason else ''}"
         for index, item, *reason in bad[:_NAMED_AT_MOST]
     ]
     if len(bad) > _NAMED_AT_MOST:

@@ -324,3 +324,37 @@ def test_one_image_per_class_is_no_reason_to_warn(small_model, digits):
     paths, labels = digits[0][:30], [f"class {i}" for i in range(30)]
     CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
     skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
+
+
+@pytest.mark.parametrize("problem", ["corrupt", "missing"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"augment": True, "batch_size": 3}, {"early_stopping": True, "validation_fraction": 0.4}],
+    ids=["whole batch", "batches", "validation part"],
+)
+def test_a_bad_image_is_named_by_its_own_row(digits, tmp_path, problem, settings):
+    """Whatever a fit leaves out, merges, sorts or splits off before it reads."""
+    paths, labels = list(digits[0][:10]), list(digits[1][:10])
+    bad = tmp_path / "0.png"  # sorts before the others
+    if problem == "corrupt":
+        bad.write_bytes(b"no image")
+    error = ValueError if problem == "corrupt" else FileNotFoundError
+    paths, labels = (
+        [*paths, *paths[:3], str(bad), *paths],
+        [*labels, *labels[:3], labels[0], *labels],
+    )
+    weights = np.ones(len(paths))
+    weights[:2] = 0
+    clf = CLIPSVDClassifier("tiny", max_steps=1, **{"augment": False, **settings})
+    with pytest.raises(error, match=r"1 image\(s\).*: X\[13\] = .*0\.png"):
+        clf.fit(paths, labels, sample_weight=weights)
+
+
+def test_a_bad_validation_image_is_named_as_one(digits, tmp_path):
+    paths, labels = digits[0][:6], digits[1][:6]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"X_val\[1\] = .*bad\.png"):
+        CLIPSVDClassifier("tiny", max_steps=1).fit(
+            paths, labels, X_val=[paths[0], bad], y_val=labels[:2]
+        )
