@@ -1,8 +1,9 @@
 """Zero-shot, linear probe, CLIP-LoRA, CLIP-SVD and two-stage adaptation of the tiny CLIP.
 
-On the handwritten digits, and on three sets of photographs where they lie in ``../shared/data``,
-at 1 to 16 shots. One setting for all data sets and numbers of shots. The learning rates are those
-that ``--select`` finds on clothing10's validation images; no setting was tried on a test image.
+On the handwritten digits, and on three sets of photographs where a folder ``shared/data`` beside the
+repository holds them, at 1 to 16 shots. One setting for all data sets and numbers of shots. The
+learning rates are those that ``--select`` finds on clothing10's validation images; no setting was
+tried on a test image.
 
 The tiny model is no OpenAI CLIP: it knows drawn pictures, not photographs. What it shows is how
 the methods compare on a weak backbone, not what any of them reaches on a strong one.

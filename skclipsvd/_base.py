@@ -259,8 +259,8 @@ class BaseCLIPClassifier(
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
-                f"y has one class only ({classes.tolist()[0]!r}); {type(self).__name__} needs two or "
-                "more."
+                f"y has one class only ({classes.tolist()[0]!r}); {type(self).__name__} needs two "
+                "or more."
             )
         return classes, labels
 
