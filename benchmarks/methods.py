@@ -1,6 +1,6 @@
 """Zero-shot, linear probe, CLIP-LoRA, CLIP-SVD and two-stage adaptation of the tiny CLIP.
 
-On the handwritten digits, and on three sets of photographs where a folder ``shared/data`` beside the
+On the handwritten digits, and on three sets of photographs where ``shared/data`` beside the
 repository holds them, at 1 to 16 shots. One setting for all data sets and numbers of shots. The
 learning rates are those that ``--select`` finds on clothing10's validation images; no setting was
 tried on a test image.
