@@ -3,11 +3,13 @@
 GridSearchCV over two learning rates and two numbers of epochs, three folds and the last fit, on
 200 handwritten digits: 13 fits. First on empty caches, then again, with the images decoded and
 the model and its decompositions there, but no merged weights; the second is compared with its
-bare steps. Those are written out in `Replay`: the same training steps on the same batches, the class texts once per
-fit, and the scored images through the merged model, on pixels, models and optimisers that lie
-ready. Nothing but arithmetic is left in it, and it is timed in turn with the search, in the same
-process. Independently of that, the time that the search spends inside the same functions is added
-up while it runs.
+bare steps, in two independent ways:
+
+- While the search runs, the time is added up that it spends inside its training steps (forward,
+  backward, optimiser), the encoding of class texts and the encoding of the images it scores.
+- `Replay` does the same arithmetic without the search: the same training steps on the same
+  batches, the class texts once per fit, and the scored images through the merged model, on
+  pixels, models and optimisers that lie ready; in turn with the search, in the same process.
 
 Processor time is given beside wall time: on a busy machine it is the steadier of the two.
 """
@@ -98,7 +100,8 @@ def measure(search, paths, labels, options):
         "bare scoring, s": round(images, 2),
         "search / bare, wall": round(statistics.median(ratios[:, 0]), 3),
         "search / bare, processor": round(statistics.median(ratios[:, 1]), 3),
-        "share inside the same functions": round(np.median(inside, axis=0)[1], 3),
+        "search / inside its own steps, wall": round(1 / np.median(inside, axis=0)[0], 3),
+        "search / inside its own steps, processor": round(1 / np.median(inside, axis=0)[1], 3),
     }
     return {
         name: value if isinstance(value, str | int) else float(value) for name, value in row.items()

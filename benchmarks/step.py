@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from skclipsvd.adaptation import SpectralAdaptation, find_targets, install
 from skclipsvd.adaptation.factors import decompose
-from skclipsvd.backbone import load_backbone
+from skclipsvd.backbone import build_structure, load_backbone
 from skclipsvd.images import augment, decode_all
 from skclipsvd.inference import choose_device, choose_dtype
 from skclipsvd.prompts import build_prompts
@@ -39,10 +40,13 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rates", action="store_true", help="matrix products alone")
     parser.add_argument("--name", default="step", help="of the JSON file with the results")
     options = parser.parse_args()
     device = choose_device("auto")
     dtype = choose_dtype(options.precision, device)
+    if options.rates:
+        return rates(options, device, dtype)
     with quiet_random_weights():
         backbone = load_backbone(options.model, None, device)
     factors = decompose(backbone, find_targets(backbone.model))
@@ -84,6 +88,29 @@ def compare(backbone, factors, paths, n_classes, options, dtype):
         "matrix product, GFLOP/s": round(rate / 1e9, 1),
         "ours / matrix product": round(flops / own / rate, 3),
     }
+
+
+def rates(options, device, dtype):
+    """Measure what the machine's matrix product reaches at the shapes of an image block."""
+    visual = build_structure(options.model).visual
+    n_tokens = options.batch * len(visual.positional_embedding)
+    width = visual.transformer.width
+    shapes = {
+        "large and square": (2048, 2048, 2048),
+        "attention, and one side of an MLP's factors": (n_tokens, width, width),
+        "the other side": (n_tokens, width, 4 * width),
+    }
+    rows = [
+        {
+            "product": name,
+            "rows, in, out": " x ".join(map(str, shape)),
+            "GFLOP/s": round(matrix_product_rate(device, dtype, [shape]) / 1e9, 1),
+        }
+        for name, shape in shapes.items()
+    ]
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    chosen = dict(model=options.model, batch=options.batch, precision=str(dtype))
+    write("step-rates", chosen, rows, "--rates")
 
 
 def side_step(side, chosen, paths, labels, device):
@@ -140,17 +167,24 @@ class OurTraining:
         return counter.get_total_flops()
 
 
-def matrix_product_rate(device, dtype, n=2048):
-    """Floating-point operations per second of a large square matrix product: the best of many."""
-    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+def matrix_product_rate(device, dtype, shapes=((2048, 2048, 2048),)):
+    """Floating-point operations per second of ``x @ w.T``: the best of many rounds of `shapes`."""
+    pairs = [
+        (
+            torch.randn(rows, n_in, device=device, dtype=dtype),
+            torch.randn(n_out, n_in, device=device, dtype=dtype),
+        )
+        for rows, n_in, n_out in shapes
+    ]
     best = float("inf")
     for _ in range(20):
         synchronise(device)
         start = time.perf_counter()
-        a @ b
+        for x, w in pairs:
+            F.linear(x, w)
         synchronise(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
+    return sum(2 * rows * n_in * n_out for rows, n_in, n_out in shapes) / best
 
 
 def synchronise(device):

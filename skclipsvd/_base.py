@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from joblib import effective_n_jobs
+from joblib.parallel import ThreadingBackend
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
@@ -60,7 +60,10 @@ class UsesBackbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
 
     def _n_threads(self) -> int:
-        return torch.get_num_threads() if self.n_jobs is None else effective_n_jobs(self.n_jobs)
+        if self.n_jobs is None:
+            return torch.get_num_threads()
+        # Of this process: a search's own backend, such as dask's, would count all machines.
+        return ThreadingBackend().effective_n_jobs(self.n_jobs)
 
     def _embed(
         self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any

@@ -210,12 +210,27 @@ def decode_all(
 
 
 def iterate(
-    items: Sequence[Item], preprocess: PreprocessCfg, n_threads: int, batch_size: int
+    items: Sequence[Item],
+    preprocess: PreprocessCfg,
+    n_threads: int,
+    batch_size: int,
+    *,
+    ahead: bool,
 ) -> Iterator[Tensor]:
-    """Yield uint8 batches of shape (batch, 3, height, width), decoding one batch ahead.
+    """Yield uint8 batches of shape (batch, 3, height, width).
 
     Memory stays constant: images go into the shared cache, for the next call, only where they are
     few and all of them fit in half of it.
+
+    Parameters
+    ----------
+    items, preprocess, n_threads
+        As for `decode_all`.
+    batch_size : int
+        Images per batch.
+    ahead : bool
+        Whether to decode the next batch while the caller works on one. That pays where the caller
+        waits for a device; on cores that already compute it only gets in the way.
     """
     room = IMAGES.max_bytes // (2 * _expected_bytes(preprocess))
     keep = len(items) <= min(_KEPT_AT_MOST, room)
@@ -228,12 +243,15 @@ def iterate(
         )
         return stack_views(decoded)
 
-    with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(load, 0)
+    if not ahead:
+        yield from map(load, starts)
+        return
+    with ThreadPoolExecutor(1) as loader:
+        pending = loader.submit(load, 0)
         for start in starts:
             batch = pending.result()
             if start + batch_size < len(items):
-                pending = ahead.submit(load, start + batch_size)
+                pending = loader.submit(load, start + batch_size)
             yield batch
 
 
@@ -353,14 +371,15 @@ def _config_key(preprocess: PreprocessCfg) -> tuple:
 
 def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) -> Decoded:
     image = _open(item)
-    view = np.asarray(_view_transform(preprocess)(image), dtype=np.uint8)
+    # Copies: what Pillow hands out without one holds twice as much memory.
+    view = np.array(_view_transform(preprocess)(image), dtype=np.uint8)
     if not with_source:
         return Decoded(view, None)
     short_side, limit = min(image.size), _SOURCE_SCALE * max(size_of(preprocess))
     if short_side > limit:
         size = [max(1, round(side * limit / short_side)) for side in image.size]
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return Decoded(view, np.asarray(image, dtype=np.uint8))
+    return Decoded(view, np.array(image, dtype=np.uint8))
 
 
 def _open(item: Item) -> Image.Image:

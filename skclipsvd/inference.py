@@ -102,7 +102,8 @@ def embed(
     # the allocator from giving any of those back.
     kept = None
     done = 0
-    for batch in iterate(items, preprocess, n_threads, batch_size):
+    ahead = device.type != "cpu"
+    for batch in iterate(items, preprocess, n_threads, batch_size, ahead=ahead):
         n = len(batch)
         padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
         with torch.inference_mode():

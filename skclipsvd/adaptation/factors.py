@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,12 +72,15 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
         return factors, sum(part.nbytes for part in factors)
 
     device = str(backbone.device)
-    factors = {
-        target.name: FACTORS.get_or_make(
-            (backbone.fingerprint, device, target.name), lambda target=target: make(target)
-        )
-        for target in targets
-    }
+
+    def get(target: Target) -> Factors:
+        key = (backbone.fingerprint, device, target.name)
+        return FACTORS.get_or_make(key, lambda: make(target))
+
+    if factors_in_memory(backbone, [target.name for target in targets]):
+        factors = {target.name: get(target) for target in targets}
+    else:
+        factors = _all_at_once(get, targets)
     _prune(folder.parent, keep=folder)
     return factors
 
@@ -110,7 +115,29 @@ def _from_disk_or_new(matrix: Tensor, file: Path) -> Factors:
 
 
 def _svd(matrix: Tensor) -> Factors:
-    return Factors(*(p.contiguous() for p in torch.linalg.svd(matrix, full_matrices=False)))
+    if matrix.shape[0] < matrix.shape[1]:  # LAPACK takes twice as long for wide matrices
+        v, s, uh = torch.linalg.svd(matrix.T, full_matrices=False)
+        parts = uh.T, s, v.T
+    else:
+        parts = torch.linalg.svd(matrix, full_matrices=False)
+    return Factors(*(part.contiguous() for part in parts))
+
+
+def _all_at_once(get: Callable[[Target], Factors], targets: Sequence[Target]) -> dict[str, Factors]:
+    """Call `get` in as many workers as torch has threads, each of which computes with one.
+
+    LAPACK gains little from a second thread, and two matrices at a time gain all of it.
+    """
+    largest_first = sorted(targets, key=lambda target: -math.prod(target.shape))
+    n_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            found = dict(zip(largest_first, pool.map(get, largest_first), strict=True))
+    finally:
+        torch.set_num_threads(n_threads)  # what a worker sets, later threads would start with
+    return {target.name: found[target] for target in targets}
 
 
 def _read(file: Path, matrix: Tensor) -> Factors | None:
