@@ -40,6 +40,11 @@ class ByteCache:
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether there is an entry of `key`; to look is neither a use nor a miss."""
+        with self._lock:
+            return key in self._entries
+
     def put(self, key: Hashable, value: Any, nbytes: int) -> None:
         """Store `value`, dropping the least recently used entries that no longer fit."""
         with self._lock:

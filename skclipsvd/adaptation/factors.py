@@ -101,7 +101,7 @@ def factors_in_memory(backbone: Backbone, names: Iterable[str]) -> bool:
         Whether `decompose` would find every one of them.
     """
     device = str(backbone.device)
-    return all(FACTORS.get((backbone.fingerprint, device, name)) is not None for name in names)
+    return all((backbone.fingerprint, device, name) in FACTORS for name in names)
 
 
 def _from_disk_or_new(matrix: Tensor, file: Path) -> Factors:
