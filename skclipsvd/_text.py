@@ -77,8 +77,7 @@ class CutTextEncoder(TextEncoder):
         if self.find_ends is None:
             return tokens[:, : _masked_length(self.tower, tokens)]
         length = int(self.find_ends(tokens).max()) + 1
-        _place(self.tower, self.positions[:length])
-        self.tower.attn_mask = self.mask[:length, :length]
+        cut_context(self.tower, self.positions, self.mask, length)
         return tokens[:, :length]
 
 
@@ -211,9 +210,7 @@ def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> Te
 def _end_finder(model: nn.Module, tower: nn.Module) -> FindEnds | None:
     """Return what finds each end-of-text token; None where a later one could matter."""
     mask = getattr(tower, "attn_mask", None)
-    if mask is None or getattr(tower, "cls_emb", None) is not None:
-        return None
-    if not torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all():
+    if not is_causal(mask) or getattr(tower, "cls_emb", None) is not None:
         return None
     pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
     end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
@@ -229,6 +226,19 @@ def _masked_length(tower: nn.Module, tokens: Tensor) -> int | None:
     lengths = kept.sum(dim=-1)
     at_the_end = kept == (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])
     return int(lengths.max()) if at_the_end.all() else None
+
+
+def is_causal(mask: Tensor | None) -> bool:
+    """Whether an additive attention mask keeps every token from what stands behind it."""
+    if mask is None:
+        return False
+    return bool(torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all())
+
+
+def cut_context(tower: nn.Module, positions: Tensor, mask: Tensor, length: int) -> None:
+    """Give a private causal tower the first `length` of its positions, and the mask of those."""
+    _place(tower, positions[:length])
+    tower.attn_mask = mask[:length, :length]
 
 
 def _place(tower: nn.Module, positions: Tensor) -> None:

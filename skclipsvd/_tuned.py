@@ -137,9 +137,8 @@ class TunedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             find_targets(backbone.model), self.towers, self.matrices, self.layers
         )
         prompts = self._prompts(classes, backbone)
-        pixels = self._pixels(
-            items, name(items), backbone, rng
-        )  # bad images first: a decomposition takes long
+        # Before the decompositions, which take long: a bad image is to be named first.
+        pixels = self._pixels(items, name(items), backbone, rng)
         stopping = self._stopping(validation, name, backbone)
         adaptation = self._start(backbone, targets, rng)
         recipe = self._recipe(len(items), backbone)

@@ -16,6 +16,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import _text
 from ._heads import tower_kinds
 
 
@@ -187,13 +188,10 @@ def cut_context(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
         All of them where the tower is not causal.
     """
     text, _, _ = _text_parts(model)
-    mask = text.attn_mask
-    if mask is None or not torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all():
+    if not _text.is_causal(text.attn_mask):
         return tokens
     length = int(tower.pooled(tokens).max()) + 1
-    positions = text.positional_embedding.detach()[:length]
-    text.positional_embedding = nn.Parameter(positions, requires_grad=False)
-    text.attn_mask = mask[:length, :length]
+    _text.cut_context(text, text.positional_embedding, text.attn_mask, length)
     return tokens[:, :length]
 
 
