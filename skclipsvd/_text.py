@@ -9,7 +9,6 @@ masks its padding. Towers that attend to their padding (SigLIP), or append a tok
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import FrozenBlocks, PooledBlock, can_pool, draws_random_numbers, text_tower
+from ._prompt_tree import Attention, PromptTree
 from .adaptation import Adaptation
 from .adaptation._base import AdaptedAttention
 
@@ -85,7 +85,7 @@ class SharedTextEncoder(TextEncoder):
     """A causal tower that computes each distinct beginning of a prompt once.
 
     The prompts' tokens form a tree; its nodes pass through the tower as one sequence. Only
-    attention looks at whole prompts: it gathers each one's keys and values from the tree.
+    attention looks along the tree: for a few prompts at a time it gathers what they look at.
     """
 
     def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds):
@@ -112,64 +112,12 @@ class SharedTextEncoder(TextEncoder):
         return self.tree.token[None]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None) -> Tensor:
-        q, k, v = (_heads(_rows(x, self.tree.nodes), n_heads) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return _rows(y.transpose(1, 2).flatten(2).flatten(0, 1), self.tree.place[None])
+        return _attend_among(self.tree.of_nodes, q, k, v, n_heads)
 
     def _attend_from_ends(
         self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None
     ) -> Tensor:
-        q = _heads(q.transpose(0, 1), n_heads)
-        k, v = (_heads(_rows(x, self.tree.nodes), n_heads) for x in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.tree.inside[:, None, None])
-        return y.transpose(1, 2).flatten(2).transpose(0, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class PromptTree:
-    """The distinct beginnings of some prompts.
-
-    Attributes
-    ----------
-    token : int64 Tensor of shape (n_nodes,)
-        Last token of each beginning.
-    depth : int64 Tensor of shape (n_nodes,)
-        Its position.
-    nodes : int64 Tensor of shape (n_prompts, length)
-        The node of each position of a prompt; behind its end, the end's again.
-    inside : bool Tensor of shape (n_prompts, length)
-        Which positions are not behind the end.
-    ends : int64 Tensor of shape (n_prompts,)
-        The node of each end-of-text token.
-    place : int64 Tensor of shape (n_nodes,)
-        Where in the flattened `nodes` a node stands first.
-    """
-
-    token: Tensor
-    depth: Tensor
-    nodes: Tensor
-    inside: Tensor
-    ends: Tensor
-    place: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor, ends: Tensor) -> PromptTree:
-        """Build the tree of prompts (n_prompts, context_length) that end at positions `ends`."""
-        rows, last = tokens.cpu().numpy(), ends.cpu().numpy()
-        nodes = np.zeros((len(rows), last.max() + 1), dtype=np.int64)
-        token, depth, parent = [], [], np.zeros(len(rows), dtype=np.int64)
-        for position in range(nodes.shape[1]):
-            going_on = last >= position
-            beginnings = np.stack([parent[going_on], rows[going_on, position]])
-            new, which = np.unique(beginnings, axis=1, return_inverse=True)
-            parent[going_on] = which.ravel() + sum(map(len, token))
-            nodes[:, position] = parent
-            token.append(new[1])
-            depth.append(np.full(new.shape[1], position))
-        place = np.unique(nodes, return_index=True)[1]
-        inside = np.arange(nodes.shape[1]) <= last[:, None]
-        arrays = (np.concatenate(token), np.concatenate(depth), nodes, inside, parent, place)
-        return cls(*(torch.from_numpy(a).to(tokens.device) for a in arrays))
+        return _attend_among(self.tree.of_ends, q, k, v, n_heads)
 
 
 def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
@@ -243,6 +191,14 @@ def cut_context(tower: nn.Module, positions: Tensor, mask: Tensor, length: int) 
 
 def _place(tower: nn.Module, positions: Tensor) -> None:
     tower.positional_embedding = nn.Parameter(positions.detach(), requires_grad=False)
+
+
+def _attend_among(attention: Attention, q: Tensor, k: Tensor, v: Tensor, n_heads: int) -> Tensor:
+    """Mix values of a tree's nodes, (1, n_nodes, width), for queries (1, n_queries, width)."""
+    q = _heads(_rows(q, attention.queries), n_heads)
+    k, v = (_heads(_rows(x, attention.keys), n_heads) for x in (k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attention.allowed)
+    return _rows(y.transpose(1, 2).flatten(2).flatten(0, 1), attention.place[None])
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

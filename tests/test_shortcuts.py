@@ -78,11 +78,48 @@ def test_other_prompts_can_be_arranged(changed):
 def test_a_tree_of_prompts():
     tokens = torch.tensor([[1, 5, 9, 0], [1, 5, 7, 9], [1, 9, 0, 0], [1, 5, 9, 0]])
     tree = PromptTree.of(tokens, tokens.argmax(dim=1))
-    assert len(tree.token) == 6  # 1, 1 5, 1 9, 1 5 9, 1 5 7, 1 5 7 9
-    assert tree.token[tree.nodes][tree.inside].tolist() == [1, 5, 9, 1, 5, 7, 9, 1, 9, 1, 5, 9]
-    assert tree.depth[tree.nodes][1].tolist() == [0, 1, 2, 3]
+    beginnings = [(1,), (1, 5), (1, 9), (1, 5, 9), (1, 5, 7), (1, 5, 7, 9)]
+    assert sorted(zip(tree.depth.tolist(), tree.token.tolist(), strict=True)) == sorted(
+        (len(b) - 1, b[-1]) for b in beginnings
+    )
     assert tree.ends[0] == tree.ends[3] != tree.ends[2]
-    assert tree.nodes.flatten()[tree.place].tolist() == list(range(6))
+    ends = (tree.depth[tree.ends].tolist(), tree.token[tree.ends].tolist())
+    assert ends == ([2, 3, 1, 2], [9, 9, 9, 9])
+
+
+LETTERS = st.lists(st.lists(st.sampled_from("abc"), max_size=30), min_size=1, max_size=40)
+
+
+@settings(max_examples=50, deadline=None)
+@given(prompts=LETTERS)
+def test_every_beginning_sees_what_it_begins_with(prompts):
+    """The tree's attention, read back as text: each query with the keys that it is allowed."""
+    rows = [[1, *map(ord, prompt), 999] for prompt in prompts]
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for row, prompt in zip(tokens, rows, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    tree = PromptTree.of(tokens, tokens.argmax(dim=1))
+
+    def seen(attention):
+        allowed, found = attention.allowed[:, 0].flatten(0, 1), []
+        for place in attention.place.tolist():
+            keys = attention.keys[place // attention.queries.shape[1]][allowed[place]]
+            assert len(keys.unique()) == len(keys)
+            found.append(tuple(tree.token[keys[tree.depth[keys].argsort()]].tolist()))
+        return found
+
+    assert seen(tree.of_ends) == [tuple(row) for row in rows]
+    distinct = {tuple(row[: i + 1]) for row in rows for i in range(len(row))}
+    assert len(tree.token) == len(distinct)
+    assert set(seen(tree.of_nodes)) == distinct
+
+
+def test_one_long_name_does_not_lengthen_all():
+    names = [*open_clip.IMAGENET_CLASSNAMES[:200], "x " * 60]
+    tokens = open_clip.tokenize([f"a photo of a {name}." for name in names])
+    tree = PromptTree.of(tokens, tokens.argmax(dim=1))
+    assert tree.of_nodes.queries.numel() < 2 * len(tree.token)
+    assert tree.of_nodes.keys.numel() < 2.5 * len(tree.token)
 
 
 def test_the_last_image_block_computes_what_is_read(changed):
