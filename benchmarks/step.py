@@ -2,12 +2,16 @@
 
 Same random weights, decompositions, image files, batch, precision and threads; class names are
 ImageNet's. A step starts at image files (which ours has decoded once) and ends with new singular
-values. The arithmetic of ours is counted by torch's flop counter, attention by formula, and
-compared with what this machine's own matrix product reaches in the same run.
+values. The arithmetic of ours is counted by torch's flop counter (matrix products, convolutions and
+attention; nothing else) and compared, step by step, with what this machine's own product of large
+square matrices reached in the seconds before and after that step: a shared processor's speed drifts
+by a fifth within minutes. Times and ratios are medians over the repetitions.
+
+`--profile` tells where the time of our step goes, by torch's profiler; `--rates` measures the
+product alone, at the shapes of an image block.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +21,8 @@ import torch
 from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from skclipsvd.adaptation import SpectralAdaptation, find_targets, install
 from skclipsvd.adaptation.factors import decompose
@@ -41,6 +46,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rates", action="store_true", help="matrix products alone")
+    parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
     parser.add_argument("--name", default="step", help="of the JSON file with the results")
     options = parser.parse_args()
     device = choose_device("auto")
@@ -53,6 +59,8 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(Path(folder), 4 * options.batch)
+        if options.profile:
+            return profiles(backbone, factors, paths, options, dtype)
         for n_classes in options.classes:
             row = compare(backbone, factors, paths, n_classes, options, dtype)
             rows.append({"classes": n_classes, **row})
@@ -66,28 +74,82 @@ def main():
 def compare(backbone, factors, paths, n_classes, options, dtype):
     names = IMAGENET_CLASSNAMES[:n_classes]
     labels = np.arange(len(paths)) % n_classes
+    device = backbone.device
     published = PublishedTraining(
         backbone, factors, [TEMPLATE.format(name) for name in names], LR, dtype
     )
     ours = OurTraining(backbone, factors, paths, labels, names, options.batch, dtype)
     rng = np.random.RandomState(0)
-    seconds = {published: [], ours: []}
+    theirs, own, rates = [], [], []
     for repeat in range(options.repeats + 1):
         chosen = rng.choice(len(paths), options.batch, replace=False)
-        for side in seconds if repeat % 2 else reversed(seconds):
-            elapsed = side_step(side, chosen, paths, labels, backbone.device)
-            if repeat:  # the first one warms up
-                seconds[side].append(elapsed)
-    theirs, own = (statistics.median(times) for times in seconds.values())
-    flops, rate = ours.flops(chosen), matrix_product_rate(backbone.device, dtype)
+        files, targets = [paths[i] for i in chosen], torch.from_numpy(labels[chosen]).to(device)
+        if repeat % 2:
+            theirs.append(timed(device, lambda: published.step(files, targets)))  # noqa: B023
+        before = matrix_product_rate(device, dtype)
+        own.append(timed(device, lambda: ours.step(chosen)))  # noqa: B023
+        after = matrix_product_rate(device, dtype)
+        rates.append(2 / (1 / before + 1 / after))
+        if not repeat % 2:
+            theirs.append(timed(device, lambda: published.step(files, targets)))  # noqa: B023
+    # The first round warms up.
+    theirs, own, rates = np.array(theirs[1:]), np.array(own[1:]), np.array(rates[1:])
+    flops = ours.flops(chosen)
     return {
-        "published, s": round(theirs, 3),
-        "ours, s": round(own, 3),
-        "published / ours": round(theirs / own, 2),
+        "published, s": round(float(np.median(theirs)), 3),
+        "ours, s": round(float(np.median(own)), 3),
+        "published / ours": round(float(np.median(theirs / own)), 2),
         "ours, GFLOP": round(flops / 1e9, 1),
-        "matrix product, GFLOP/s": round(rate / 1e9, 1),
-        "ours / matrix product": round(flops / own / rate, 3),
+        "matrix product, GFLOP/s": round(float(np.median(rates)) / 1e9, 1),
+        "ours / matrix product": round(float(np.median(flops / own / rates)), 3),
     }
+
+
+def profiles(backbone, factors, paths, options, dtype):
+    """Tell where the time of our step goes, in shares of the whole by kind of operation."""
+    rows = []
+    for n_classes in options.classes:
+        labels = np.arange(len(paths)) % n_classes
+        names = IMAGENET_CLASSNAMES[:n_classes]
+        ours = OurTraining(backbone, factors, paths, labels, names, options.batch, dtype)
+        chosen = np.arange(options.batch)
+        for _ in range(2):
+            ours.step(chosen)
+        on_gpu = backbone.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+        with profile(activities=activities) as profiler:
+            whole = timed(
+                backbone.device,
+                lambda: [ours.step(chosen) for _ in range(options.repeats)],  # noqa: B023
+            )
+        spent = dict.fromkeys([*KINDS, OTHER], 0.0)
+        for event in profiler.key_averages():
+            seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            spent[kind_of(event.key)] += seconds / 1e6
+        spent["Python, and waiting"] = max(0.0, whole - sum(spent.values()))
+        row = {"classes": n_classes, "ours, s": round(whole / options.repeats, 3)}
+        rows.append({**row, **{k: f"{100 * v / whole:.1f} %" for k, v in spent.items()}})
+        print(rows[-1], flush=True)
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    chosen = dict(model=options.model, batch=options.batch, precision=str(dtype))
+    write("step-profile", {**chosen, "repeats": options.repeats}, rows, "--profile")
+
+
+KINDS = {
+    "matrix products": ("::mm", "::addmm", "::bmm", "gemm", "cutlass", "cublas"),
+    "attention": ("scaled_dot_product", "flash", "fmha"),
+    "activation function": ("gelu", "sigmoid"),
+    "norms": ("layer_norm",),
+    "gathering along the prompt tree": ("index_select", "embedding"),
+    "images": ("upsample", "convolution", "div_", "sub_"),
+}
+OTHER = "other, by element"
+
+
+def kind_of(operation):
+    """Name what an operation of the profiler belongs to."""
+    found = (kind for kind, parts in KINDS.items() if any(part in operation for part in parts))
+    return next(found, OTHER)
 
 
 def rates(options, device, dtype):
@@ -104,7 +166,7 @@ def rates(options, device, dtype):
         {
             "product": name,
             "rows, in, out": " x ".join(map(str, shape)),
-            "GFLOP/s": round(matrix_product_rate(device, dtype, [shape]) / 1e9, 1),
+            "GFLOP/s": round(matrix_product_rate(device, dtype, shape) / 1e9, 1),
         }
         for name, shape in shapes.items()
     ]
@@ -113,13 +175,10 @@ def rates(options, device, dtype):
     write("step-rates", chosen, rows, "--rates")
 
 
-def side_step(side, chosen, paths, labels, device):
+def timed(device, call):
     synchronise(device)
     start = time.perf_counter()
-    if isinstance(side, OurTraining):
-        side.step(chosen)
-    else:
-        side.step([paths[i] for i in chosen], torch.from_numpy(labels[chosen]).to(device))
+    call()
     synchronise(device)
     return time.perf_counter() - start
 
@@ -162,29 +221,36 @@ class OurTraining:
         return loss.item()
 
     def flops(self, chosen):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_A_CPU) as counter:
             self.step(chosen)
         return counter.get_total_flops()
 
 
-def matrix_product_rate(device, dtype, shapes=((2048, 2048, 2048),)):
-    """Floating-point operations per second of ``x @ w.T``: the best of many rounds of `shapes`."""
-    pairs = [
-        (
-            torch.randn(rows, n_in, device=device, dtype=dtype),
-            torch.randn(n_out, n_in, device=device, dtype=dtype),
-        )
-        for rows, n_in, n_out in shapes
-    ]
-    best = float("inf")
-    for _ in range(20):
-        synchronise(device)
-        start = time.perf_counter()
-        for x, w in pairs:
-            F.linear(x, w)
-        synchronise(device)
-        best = min(best, time.perf_counter() - start)
-    return sum(2 * rows * n_in * n_out for rows, n_in, n_out in shapes) / best
+# Older versions of torch count attention on a GPU only.
+ATTENTION_ON_A_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda y, q, k, v, *_, **__: sdpa_backward_flop_count(y, q, k, v)
+    ),
+}
+
+
+def matrix_product_rate(device, dtype, shape=None, seconds=1.0):
+    """Floating-point operations per second of ``x @ w.T``, kept up for at least `seconds`.
+
+    `shape` is (rows, in, out): by default a square product large enough for the device.
+    """
+    rows, n_in, n_out = shape or (3 * [8192 if device.type == "cuda" else 2048])
+    x = torch.randn(rows, n_in, device=device, dtype=dtype)
+    w = torch.randn(n_out, n_in, device=device, dtype=dtype)
+    F.linear(x, w)
+    n_products, spent = 0, 0.0
+    while spent < seconds:
+        spent += timed(device, lambda: [F.linear(x, w) for _ in range(4)])
+        n_products += 4
+    return n_products * 2 * rows * n_in * n_out / spent
 
 
 def synchronise(device):

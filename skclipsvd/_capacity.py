@@ -46,6 +46,27 @@ def saved_bytes(compute: Callable[[], Tensor], already_there: Iterable[Tensor]) 
     return total
 
 
+def extrapolated(measured: Iterable[tuple[int, int]], size: int) -> int:
+    """Estimate the bytes at `size` on a straight line through what was measured.
+
+    Parameters
+    ----------
+    measured : iterable of (size, bytes)
+        One point, for what is proportional to the size, or two.
+    size : int
+        Where to read the line off.
+
+    Returns
+    -------
+    n_bytes : int
+    """
+    *first, (last_size, last_bytes) = measured
+    first_size, first_bytes = first[0] if first else (0, 0)
+    grown = last_size - first_size
+    slope = (last_bytes - first_bytes) / grown if grown else 0.0
+    return round(last_bytes + slope * (size - last_size))
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Return how much memory is free, or None where that cannot be told."""
     if device.type == "cuda":

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ._blocks import freeze_below, read_only_class_token
 from ._callbacks import FitMonitor
-from ._capacity import check_capacity, explained_out_of_memory, saved_bytes
+from ._capacity import check_capacity, explained_out_of_memory, extrapolated, saved_bytes
 from ._text import text_encoder
 from .adaptation import Adaptation, install
 from .backbone import Backbone
@@ -241,6 +241,7 @@ class _Encoders:
     def __init__(self, model: nn.Module, task: Task, adaptation: Adaptation, recipe: Recipe):
         self.model, self.task, self.recipe = model, task, recipe
         self.adaptation = adaptation
+        adaptation.cast(recipe.dtype)
         if recipe.checkpointing:
             _checkpoint(model)
         self.prompts = task.prompts
@@ -281,7 +282,7 @@ class _Encoders:
         return total
 
     def activation_bytes(self) -> int:
-        """Estimate what a step keeps for its way back, from one image and a few prompts."""
+        """Estimate what a step keeps for its way back, from an image or two and a few prompts."""
         self._train(True)
         backbone, tokens = self.task.backbone, self.prompts.tokens
         there = [
@@ -289,16 +290,24 @@ class _Encoders:
             *backbone.model.buffers(),
             *self.adaptation.tensors(),
         ]
+
+        def of_images(n: int) -> tuple[int, int]:
+            black = torch.zeros((n, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
+            return n, saved_bytes(lambda: self._encode_pixels(black), there)
+
+        def of_prompts(n: int) -> tuple[int, int]:
+            self.text.arrange(tokens[: 4 * n])
+            return self.text.n_tokens, saved_bytes(self._encode_text_tokens, there)
+
+        # Half precision keeps casts of weights as well, which do not grow with the batch.
+        measured = (1,) if self.recipe.dtype is torch.float32 else (1, 2)
         total = 0
         if self.frozen_images is None:
-            black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
             n_images = min(self.recipe.micro_batch_size, len(self.task.labels))
-            total += n_images * saved_bytes(lambda: self._encode_pixels(black), there)
+            total += extrapolated(map(of_images, measured), n_images)
         if self.frozen_text is None:
             n_tokens = self.text.n_tokens
-            self.text.arrange(tokens[:4])
-            per_few = saved_bytes(self._encode_text_tokens, there)
-            total += per_few * n_tokens // self.text.n_tokens
+            total += extrapolated(map(of_prompts, measured), n_tokens)
             self.text.arrange(tokens)
         return total
 

@@ -1,14 +1,21 @@
 """Does it compute what the paper and open_clip compute?"""
 
+from unittest.mock import patch
+
 import numpy as np
 import open_clip
 import published
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from open_clip.transform import image_transform_v2
 from PIL import Image
+from torch.nn import functional as F
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd.adaptation import SpectralAdaptation, Target
+from skclipsvd.adaptation.factors import Factors
 from skclipsvd.backbone import load_backbone
 
 TEMPLATE = "a photo of a {}."
@@ -183,3 +190,48 @@ def test_factored_and_rebuilt_forms_agree(small_model, n_tokens_factor):
         gradients.append(adaptation.s["image.1.v"].grad.clone())
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    n_out=st.integers(1, 12),
+    n_in=st.integers(1, 12),
+    with_bias=st.booleans(),
+    asked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_factored_product_and_its_gradients(batch, n_out, n_in, with_bias, asked, seed):
+    """Against autograd on the dense matrix in float64; in bfloat16 as close as that can be."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(n_out, n_in, generator=generator)
+    bias = torch.randn(n_out, generator=generator) if with_bias else None
+    target = Target("image.0.fc", "image", 0, "mlp", "w", (0, n_out), (n_out, n_in))
+    factors = Factors(*torch.linalg.svd(weight, full_matrices=False))
+    x = torch.randn(*batch, n_in, generator=generator)
+    start = factors.s * torch.rand(factors.s.shape, generator=generator)
+
+    s = start.double().requires_grad_()
+    exact_x = x.double().requires_grad_(asked)
+    dense = (factors.u.double() * s) @ factors.vh.double()
+    exact = F.linear(exact_x, dense, None if bias is None else bias.double())
+    along = torch.randn(exact.shape, generator=generator)
+    (exact * along).sum().backward()
+
+    for dtype, error in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        adaptation = SpectralAdaptation(
+            [target], {target.name: factors}, {target.name: start.numpy()}
+        )
+        adaptation.cast(dtype)
+        own_x = x.clone().requires_grad_(asked)
+        with patch("skclipsvd.adaptation.spectral._rebuilding_is_cheaper", lambda *_: False):
+            y = adaptation.linear(target, own_x, weight, bias)
+        assert y.dtype == dtype
+        (y.float() * along).sum().backward()
+        (own_s,) = adaptation.parameters()
+        assert own_s.grad.dtype == torch.float32
+        for own, other in ((y, exact), (own_s.grad, s.grad), (own_x.grad, exact_x.grad)):
+            assert (own is None) == (other is None)
+            if own is not None:
+                scale = weight.norm() * along.norm() * max(1, x.norm())
+                assert (own.double() - other).abs().max() <= error * max(1, scale)

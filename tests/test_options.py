@@ -6,6 +6,7 @@ import torch
 from sklearn.base import clone
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd.backbone import load_backbone
 
 
 @pytest.fixture
@@ -281,6 +282,20 @@ def test_the_estimate_is_what_a_step_keeps(small_model, photographs, monkeypatch
         clf.fit(*photographs)
     assert estimates[1] == 2 * estimates[0] > 0
     assert estimates[2] < 20 * estimates[0] / 5
+
+
+@pytest.mark.parametrize("estimator", [CLIPSVDClassifier, CLIPLoRAClassifier])
+def test_half_precision_is_estimated_to_need_less(estimator, photographs, monkeypatch):
+    """Weights that are cast for the products count once, not for every image."""
+    import skclipsvd.training as training
+
+    estimates = []
+    monkeypatch.setattr(training, "check_capacity", lambda needed, device: estimates.append(needed))
+    for precision in ("fp32", "bf16"):
+        estimator("tiny", max_steps=1, micro_batch_size=32, precision=precision).fit(*photographs)
+    single, half = estimates
+    weights = 2 * load_backbone("tiny", None, torch.device("cpu")).n_parameters
+    assert half < 0.75 * single + weights
 
 
 def test_a_scale_of_the_users_own(small_model, photographs):

@@ -45,6 +45,15 @@ class Adaptation(ABC):
         """Return every tensor that it holds, trained or not."""
         return list(self.parameters())
 
+    def cast(self, dtype: torch.dtype) -> None:  # noqa: B027 (most hold nothing that is frozen)
+        """Hold what is frozen in the number format of a training step's matrix products.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Cast once, instead of in every step.
+        """
+
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the trained numbers as float32 arrays, by name."""

@@ -35,6 +35,7 @@ class SpectralAdaptation(Adaptation):
     ):
         super().__init__(targets)
         self.factors = {target.name: factors[target.name] for target in targets}
+        self._in_products = self.factors
         self.s = {
             name: nn.Parameter(
                 f.s.clone() if state is None else torch.as_tensor(state[name]).to(f.s)
@@ -48,7 +49,14 @@ class SpectralAdaptation(Adaptation):
 
     def tensors(self) -> list[Tensor]:
         """Return the singular values and the factors."""
-        return [*self.parameters(), *(part for f in self.factors.values() for part in f)]
+        held = [*self.factors.values(), *self._in_products.values()]
+        return [*self.parameters(), *(part for factors in held for part in factors)]
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Hold a copy of the factors in another number format, for the products of training."""
+        self._in_products = {
+            name: f._replace(u=f.u.to(dtype), vh=f.vh.to(dtype)) for name, f in self.factors.items()
+        }
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the singular values, by target name."""
@@ -60,16 +68,43 @@ class SpectralAdaptation(Adaptation):
         In half precision always through the factors, where the smallest change of a singular value
         scales an activation; in a rebuilt matrix it would drown in the rounding of the entries.
         """
-        exact = not torch.is_autocast_enabled(x.device.type)
-        if exact and _rebuilding_is_cheaper(target, x.shape[:-1].numel()):
+        f, s = self._in_products[target.name], self.s[target.name]
+        dtype = f.u.dtype
+        if dtype is torch.float32 and _rebuilding_is_cheaper(target, x.shape[:-1].numel()):
             return F.linear(x, self.weight(target, weight), bias)
-        f, s = self.factors[target.name], self.s[target.name]
-        return F.linear(F.linear(x, f.vh) * s, f.u, bias)
+        rows = x.to(dtype).flatten(0, -2)
+        y = _FactoredProduct.apply(rows, s, f.vh, f.u, None if bias is None else bias.to(dtype))
+        return y.unflatten(0, x.shape[:-1])
 
     def weight(self, target: Target, weight: Tensor) -> Tensor:
         """Compute ``W + (U (s - s0)) V^T``: exactly `weight` while ``s`` equals ``s0``."""
         f, s = self.factors[target.name], self.s[target.name]
         return weight + (f.u * (s - f.s)) @ f.vh
+
+
+class _FactoredProduct(torch.autograd.Function):
+    """``((x V) s) U^T + bias`` of rows (n, in), with gradients of ``x`` and ``s`` alone.
+
+    Written by hand because it passes over the activations less often than what is put together of
+    single operations. Products are in the dtype of ``x``, ``U`` and ``V``; all that touches ``s``
+    is float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x, s, vh, u, bias):
+        with torch.autocast(x.device.type, enabled=False):
+            read = x @ vh.T
+            ctx.save_for_backward(read, s, vh, u)
+            strong = (read * s).to(x.dtype)
+            return strong @ u.T if bias is None else torch.addmm(bias, strong, u.T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        read, s, vh, u = ctx.saved_tensors
+        wanted = grad @ u
+        grad_s = (wanted.float() * read).sum(dim=0)
+        grad_x = wanted.mul_(s) @ vh if ctx.needs_input_grad[0] else None
+        return grad_x, grad_s, None, None, None
 
 
 def _rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
