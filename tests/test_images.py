@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
@@ -87,6 +88,75 @@ def test_odd_files_look_as_a_viewer_would_show_them(tmp_path, photo):
     np.testing.assert_array_equal(
         decoded["palette"].source, decode_all([page.convert("RGB")], CONFIG, 1)[0].source
     )
+
+
+def save_large(folder, name, size, **options):
+    """A photograph of at least eight megapixels with a camera's grain."""
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize(size)
+    grain = np.random.RandomState(0).randint(-6, 7, (size[1], size[0], 3))
+    path = folder / name
+    Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)).save(
+        path, **options
+    )
+    return str(path)
+
+
+def open_clips_own(path, config):
+    """The uint8 pixels that open_clip's transform makes of an upright image."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    for step in image_transform_v2(config, is_train=False).transforms[:-2]:
+        image = step(image)
+    return np.asarray(image).astype(int)
+
+
+@pytest.fixture
+def drafts(monkeypatch):
+    """The sizes at which JPEG decoders were asked for an image."""
+    asked, original = [], JpegImageFile.draft
+
+    def draft(self, mode, size):
+        asked.append(size)
+        return original(self, mode, size)
+
+    monkeypatch.setattr(JpegImageFile, "draft", draft)
+    return asked
+
+
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path, drafts):
+    config = PreprocessCfg(size=224)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save_large(tmp_path, "large.jpg", (4000, 2800), quality=92, exif=exif)
+    (decoded,) = decode_all([path], config, 1)
+    assert drafts == [(2000, 1400)]
+    assert np.abs(decoded.view - open_clips_own(path, config)).max() <= 1
+    assert decoded.source.shape == (640, 448, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "side"),
+    [
+        ("odd.jpg", (4001, 2801), 224),  # half of it would lie half a pixel elsewhere
+        ("large.png", (4000, 2800), 224),
+        ("not_enough.jpg", (4000, 2800), 336),
+        ("small.jpg", (2800, 2000), 32),
+    ],
+)
+def test_other_images_are_open_clips_own_to_the_bit(tmp_path, drafts, name, size, side):
+    config = PreprocessCfg(size=side)
+    path = save_large(tmp_path, name, size)
+    (decoded,) = decode_all([path], config, 1)
+    assert not drafts
+    np.testing.assert_array_equal(decoded.view, open_clips_own(path, config))
+
+
+def test_an_open_image_is_decoded_whole(tmp_path, drafts):
+    config = PreprocessCfg(size=224)
+    path = save_large(tmp_path, "large.jpg", (4000, 2800))
+    with Image.open(path) as image:
+        (decoded,) = decode_all([image], config, 1)
+    assert not drafts
+    np.testing.assert_array_equal(decoded.view, open_clips_own(path, config))
 
 
 def test_unreadable_files_are_named_before_training_starts(tmp_path, photo, digits, small_model):
