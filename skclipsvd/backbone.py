@@ -29,6 +29,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ._memory import BACKBONES
+from ._skeleton import structural_copy
 
 _TINY = Path(__file__).parent / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -89,8 +90,7 @@ class Backbone:
         ``torch.func.functional_call`` on the shared module would swap tensors in place: two
         threads would see each other's weights.
         """
-        shared = [*self.model.parameters(), *self.model.buffers()]
-        return copy.deepcopy(self.model, memo={id(tensor): tensor for tensor in shared})
+        return structural_copy(self.model)
 
 
 def load_backbone(model_name: str, pretrained: str | None, device: torch.device) -> Backbone:

@@ -1,5 +1,6 @@
 """One small randomly initialised member of every family of open_clip models, end to end."""
 
+import copy
 import json
 import pickle
 
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from skclipsvd import CLIPSVDClassifier
+from skclipsvd._skeleton import structural_copy
 from skclipsvd._text import text_encoder
 from skclipsvd.adaptation import LowRankAdaptation, find_targets
 from skclipsvd.backbone import load_backbone
@@ -191,6 +193,30 @@ def test_trained_and_merged_forms_agree(family, photographs):
     merged = -np.log(clf.predict_proba(paths)[np.arange(len(paths)), right]).mean()
     clf.set_params(max_steps=1).fit(paths, labels)
     assert clf.loss_curve_[0] == pytest.approx(merged, rel=1e-3)
+
+
+def test_a_skeleton_has_its_own_modules_and_everybodys_tensors(family):
+    model = load_backbone(family[1], None, torch.device("cpu")).model
+    skeleton = structural_copy(model)
+    tensors = [*model.parameters(), *model.buffers()]
+    expected = copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+    named = (dict(m.named_modules()) for m in (model, skeleton, expected))
+    for (name, original), own, copied in zip(*(n.items() for n in named), strict=True):
+        assert type(own[1]) is type(original)
+        assert own[1] is not original
+        assert list(vars(own[1])) == list(vars(copied[1])), name
+        for table in ("_parameters", "_buffers", "_modules", "_forward_hooks"):
+            assert getattr(own[1], table) is not getattr(original, table)
+        for tensor, same in zip(own[1].parameters(), original.parameters(), strict=True):
+            assert tensor is same
+    images = torch.rand(2, 3, *np.broadcast_to(model.visual.image_size, 2))
+    with torch.no_grad():
+        before = model.encode_image(images)
+        torch.testing.assert_close(skeleton.encode_image(images), before, rtol=0, atol=0)
+        for module in skeleton.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(torch.zeros_like(parameter)))
+        torch.testing.assert_close(model.encode_image(images), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["ModifiedResNet", "ConvNeXt"], indirect=True)
