@@ -220,7 +220,7 @@ def iterate(
     n_threads: int,
     batch_size: int,
     *,
-    ahead: bool,
+    device: torch.device,
 ) -> Iterator[Tensor]:
     """Yield uint8 batches of shape (batch, 3, height, width).
 
@@ -233,9 +233,9 @@ def iterate(
         As for `decode_all`.
     batch_size : int
         Images per batch.
-    ahead : bool
-        Whether to decode the next batch while the caller works on one. That pays where the caller
-        waits for a device; on cores that already compute it only gets in the way.
+    device : torch.device
+        What the caller computes on. While it waits for a device, the next batch is decoded; on
+        cores that already compute that would only get in the way.
     """
     room = IMAGES.max_bytes // (2 * _expected_bytes(preprocess))
     keep = len(items) <= min(_KEPT_AT_MOST, room)
@@ -248,7 +248,7 @@ def iterate(
         )
         return stack_views(decoded)
 
-    if not ahead:
+    if device.type == "cpu":
         yield from map(load, starts)
         return
     with ThreadPoolExecutor(1) as loader:

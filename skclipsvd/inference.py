@@ -102,8 +102,7 @@ def embed(
     # the allocator from giving any of those back.
     kept = None
     done = 0
-    ahead = device.type != "cpu"
-    for batch in iterate(items, preprocess, n_threads, batch_size, ahead=ahead):
+    for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
         n = len(batch)
         padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
         with torch.inference_mode():

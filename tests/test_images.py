@@ -218,14 +218,14 @@ def test_each_image_is_decoded_once_and_again_when_it_changes(tmp_path, photo, f
     assert (decode_all([str(path)], CONFIG, 1)[0].view != first.view).any()
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # the latter stands for any other
 def test_streaming_keeps_nothing_that_would_flush_the_cache(
-    photo, fresh_caches, monkeypatch, ahead
+    photo, fresh_caches, monkeypatch, device
 ):
     from skclipsvd._memory import IMAGES
 
     monkeypatch.setattr(IMAGES, "max_bytes", 1000)
-    batches = list(iterate([photo] * 5, CONFIG, 1, 2, ahead=ahead))
+    batches = list(iterate([photo] * 5, CONFIG, 1, 2, device=torch.device(device)))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert IMAGES.info()["entries"] == 0
 

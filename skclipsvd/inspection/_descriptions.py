@@ -234,10 +234,11 @@ def _outputs(
     wanted = {(h["block"], h["head"]): i for i, h in enumerate(heads)}
     listed = [(wanted.get((c.block, c.head)), i) for i, c in enumerate(tower.components)]
     columns = [i for place, i in sorted(pair for pair in listed if pair[0] is not None)]
-    batches = []
-    ahead = backbone.device.type != "cpu"
-    for batch in iterate(items, backbone.preprocess, clf._n_threads(), clf.batch_size, ahead=ahead):
-        pixels = normalise(batch, backbone.preprocess, backbone.device)
+    batches, device = [], backbone.device
+    for batch in iterate(
+        items, backbone.preprocess, clf._n_threads(), clf.batch_size, device=device
+    ):
+        pixels = normalise(batch, backbone.preprocess, device)
         batches.append(split(tower, pixels).contributions[:, columns].cpu().numpy())
     return np.concatenate(batches)
 
