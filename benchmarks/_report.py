@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -41,11 +43,12 @@ def _processor():
         return platform.processor()
 
 
-def write(name, settings, rows, arguments=""):
+def write(name, settings, rows):
     """Save a benchmark's rows as JSON under ``benchmarks/results``."""
     RESULTS.mkdir(exist_ok=True)
+    module = f"benchmarks.{name.partition('-')[0]}"
     report = {
-        "command": f"python -m benchmarks.{name.partition('-')[0]} {arguments}".strip(),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "settings": settings,

@@ -1,11 +1,12 @@
 """Large photographs as JPEG files: what decoding them smaller saves, and how little it changes.
 
-Scikit-learn's two sample photographs and six pictures that are as hard as a picture can be (noise,
-blocks, stripes and rings of full contrast), enlarged to 12, 24 and 48 megapixels and saved with
-quality 92. Each file is prepared for a model of 224 pixels once as open_clip does it, every pixel
-decoded, and once as the package does it, which lets the JPEG decoder halve an image of which six
-times the model's side remains. Times are of one thread, medians; differences are those of the
-uint8 pixels that the model sees, in levels of 255.
+At 12, 24 and 48 megapixels, saved with quality 92: scikit-learn's two sample photographs, enlarged
+and with a grain, as a camera's lens and sensor leave them; a mosaic of the two at their own size,
+whose edges are as sharp as a pixel; and five pictures that are as hard as a picture can be (noise,
+blocks, stripes and rings of full contrast). Each file is prepared for a model of 224 pixels once as
+open_clip does it, every pixel decoded, and once as the package does it to predict, which lets the
+JPEG decoder halve an image of which six times the model's side remains. Times are of one thread,
+medians; differences are those of the uint8 pixels that the model sees, in levels of 255.
 """
 
 import argparse
@@ -75,6 +76,10 @@ def pictures(width, height):
             f"photograph: {name}",
             Image.fromarray(np.clip(np.asarray(enlarged) + grain, 0, 255).astype(np.uint8)),
         )
+    one, other = load_sample_images().images
+    tile = np.vstack([np.hstack([one, other]), np.hstack([other, one])])
+    tiles = np.tile(tile, (-(-height // tile.shape[0]), -(-width // tile.shape[1]), 1))
+    yield "photographs, sharp to the pixel", Image.fromarray(tiles[:height, :width])
     yield "colour noise", Image.fromarray(rng.randint(0, 256, (height, width, 3), dtype=np.uint8))
     for side in (5, 20):
         shape = (-(-height // side), -(-width // side), 3)

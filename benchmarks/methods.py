@@ -99,7 +99,7 @@ def select(out):
             rows += ask(methods={method: {"lr": rate}})
     print(tables(rows))
     chosen = {**COMMON, "data": "clothing10, its validation images", "seeds": SEEDS}
-    write("methods-select", chosen, summarise(rows), "--select")
+    write("methods-select", chosen, summarise(rows))
 
 
 def novel(out):
@@ -112,12 +112,7 @@ def novel(out):
     print(tables(rows))
     for row in rows:
         row["data"] = f"digits, {row['test']}"
-    write(
-        "methods-novel",
-        {**chosen, "lr": LEARNING_RATES, "seeds": SEEDS},
-        summarise(rows),
-        "--novel",
-    )
+    write("methods-novel", {**chosen, "lr": LEARNING_RATES, "seeds": SEEDS}, summarise(rows))
 
 
 def summarise(rows):

@@ -29,8 +29,8 @@ from ._memory import IMAGES
 # photograph takes 0.8 MB instead of 36.
 _SOURCE_SCALE = 2
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left: this many
-# times the model's input side. A photograph's view then changes by a level of 255 at most, and is
-# there three times as fast (`python -m benchmarks.decode`).
+# times the model's input side. A photograph's view then changes by one to four levels of 255 at
+# most, and is there two to five times as fast (`python -m benchmarks.decode`).
 _LARGE_JPEG = 8_000_000
 _ENOUGH = 6
 _NAMED_AT_MOST = 10
@@ -371,6 +371,7 @@ def _config_key(preprocess: PreprocessCfg) -> tuple:
         preprocess.interpolation,
         preprocess.resize_mode,
         preprocess.fill_color,
+        (_LARGE_JPEG, _ENOUGH),
     )
 
 

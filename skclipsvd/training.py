@@ -192,8 +192,11 @@ def train(
     MemoryError
         A step does not fit; raised before training where that can be told.
     """
-    model = install(task.backbone.skeleton(), adaptation)
-    encoders = _Encoders(model, task, adaptation, recipe)
+    with explained_out_of_memory(task.backbone.device):
+        model = install(task.backbone.skeleton(), adaptation)
+        encoders = _Encoders(model, task, adaptation, recipe)
+        if stopping is not None:
+            stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
     optimiser = torch.optim.AdamW(
         adaptation.parameters(),
         weight_decay=recipe.weight_decay,
@@ -202,8 +205,6 @@ def train(
     )
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)
     losses: list[float] = []
-    if stopping is not None:
-        stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
     with (
         _own_randomness(task.backbone.device, rng),
         explained_out_of_memory(task.backbone.device),
@@ -299,8 +300,11 @@ class _Encoders:
             self.text.arrange(tokens[: 4 * n])
             return self.text.n_tokens, saved_bytes(self._encode_text_tokens, there)
 
-        # Half precision keeps casts of weights as well, which do not grow with the batch.
-        measured = (1,) if self.recipe.dtype is torch.float32 else (1, 2)
+        # Casts to half precision and rebuilt kernels are kept as well, and do not grow.
+        all_grows = self.recipe.dtype is torch.float32 and all(
+            target.matrix != "conv" for target in self.adaptation.targets
+        )
+        measured = (1,) if all_grows else (1, 2)
         total = 0
         if self.frozen_images is None:
             n_images = min(self.recipe.micro_batch_size, len(self.task.labels))

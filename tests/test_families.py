@@ -195,10 +195,14 @@ def test_trained_and_merged_forms_agree(family, photographs):
     assert clf.loss_curve_[0] == pytest.approx(merged, rel=1e-3)
 
 
+def tensors_of(module):
+    return [*module.parameters(), *module.buffers()]
+
+
 def test_a_skeleton_has_its_own_modules_and_everybodys_tensors(family):
     model = load_backbone(family[1], None, torch.device("cpu")).model
     skeleton = structural_copy(model)
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = tensors_of(model)
     expected = copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
     named = (dict(m.named_modules()) for m in (model, skeleton, expected))
     for (name, original), own, copied in zip(*(n.items() for n in named), strict=True):
@@ -207,7 +211,7 @@ def test_a_skeleton_has_its_own_modules_and_everybodys_tensors(family):
         assert list(vars(own[1])) == list(vars(copied[1])), name
         for table in ("_parameters", "_buffers", "_modules", "_forward_hooks"):
             assert getattr(own[1], table) is not getattr(original, table)
-        for tensor, same in zip(own[1].parameters(), original.parameters(), strict=True):
+        for tensor, same in zip(tensors_of(own[1]), tensors_of(original), strict=True):
             assert tensor is same
     images = torch.rand(2, 3, *np.broadcast_to(model.visual.image_size, 2))
     with torch.no_grad():
@@ -217,6 +221,37 @@ def test_a_skeleton_has_its_own_modules_and_everybodys_tensors(family):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, torch.nn.Parameter(torch.zeros_like(parameter)))
         torch.testing.assert_close(model.encode_image(images), before, rtol=0, atol=0)
+
+
+class Counting(torch.nn.Linear):
+    """Calls a method of its own as a hook."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.calls = 0
+        self.register_forward_hook(self.count)
+
+    def count(self, *_):
+        self.calls += 1
+
+
+class CopiedItsOwnWay(Counting):
+    def __deepcopy__(self, memo):
+        twin = memo[id(self)] = type(self)()
+        twin.calls = 100
+        return twin
+
+
+@pytest.mark.parametrize(("kind", "first"), [(Counting, 0), (CopiedItsOwnWay, 100)])
+def test_a_skeleton_respects_hooks_repetitions_and_own_copies(kind, first):
+    twice = kind()
+    model = torch.nn.Sequential(twice, torch.nn.Sequential(), twice)
+    skeleton = structural_copy(model)
+    assert skeleton[0] is skeleton[2]
+    assert skeleton[0] is not twice
+    assert skeleton[1] is not model[1]
+    skeleton(torch.ones(2))
+    assert (skeleton[0].calls, twice.calls) == (first + 2, 0)
 
 
 @pytest.mark.parametrize("family", ["ModifiedResNet", "ConvNeXt"], indirect=True)
