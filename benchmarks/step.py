@@ -12,6 +12,7 @@ product alone, at the shapes of an image block.
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def main():
     parser.add_argument("--model", default="ViT-B-16")
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 300])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3, help="at least")
+    parser.add_argument("--seconds", type=float, default=180, help="repeat for so long, per row")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rates", action="store_true", help="matrix products alone")
     parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
@@ -68,7 +70,7 @@ def main():
     header = list(rows[0])
     print(table(header, [[row[name] for name in header] for row in rows]))
     chosen = dict(model=options.model, batch=options.batch, precision=str(dtype), lr=LR)
-    write(options.name, {**chosen, "repeats": options.repeats}, rows)
+    write(options.name, chosen, rows)
 
 
 def compare(backbone, factors, paths, n_classes, options, dtype):
@@ -81,7 +83,10 @@ def compare(backbone, factors, paths, n_classes, options, dtype):
     ours = OurTraining(backbone, factors, paths, labels, names, options.batch, dtype)
     rng = np.random.RandomState(0)
     theirs, own, rates = [], [], []
-    for repeat in range(options.repeats + 1):
+    end = time.monotonic() + options.seconds
+    for repeat in itertools.count():
+        if repeat > options.repeats and time.monotonic() > end:
+            break
         chosen = rng.choice(len(paths), options.batch, replace=False)
         files, targets = [paths[i] for i in chosen], torch.from_numpy(labels[chosen]).to(device)
         if repeat % 2:
@@ -96,6 +101,7 @@ def compare(backbone, factors, paths, n_classes, options, dtype):
     theirs, own, rates = np.array(theirs[1:]), np.array(own[1:]), np.array(rates[1:])
     flops = ours.flops(chosen)
     return {
+        "repetitions": len(own),
         "published, s": round(float(np.median(theirs)), 3),
         "ours, s": round(float(np.median(own)), 3),
         "published / ours": round(float(np.median(theirs / own)), 2),
