@@ -13,7 +13,6 @@ activations and decoding, about a sixth of the time, cost both the same.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from skclipsvd.inference import autocast, choose_device, choose_dtype
 
 from ._report import quiet_random_weights, table, write
 from .published import factored
-from .step import photographs, synchronise
+from .step import photographs, timed
 
 N_CLASSES = 10
 
@@ -59,12 +58,9 @@ def main():
         for repeat in range(options.repeats + 1):
             own = paths[repeat * options.images :][: options.images]
             for name in loops if repeat % 2 else reversed(loops):
-                synchronise(device)
-                start = time.perf_counter()
-                loops[name](own)
-                synchronise(device)
+                elapsed = timed(device, lambda: loops[name](own))  # noqa: B023
                 if repeat:  # the first one warms up
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(elapsed)
     rate = {name: options.images / np.array(times) for name, times in seconds.items()}
     row = {
         "ours, images/s": rate["ours"],

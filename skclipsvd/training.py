@@ -192,11 +192,6 @@ def train(
     MemoryError
         A step does not fit; raised before training where that can be told.
     """
-    with explained_out_of_memory(task.backbone.device):
-        model = install(task.backbone.skeleton(), adaptation)
-        encoders = _Encoders(model, task, adaptation, recipe)
-        if stopping is not None:
-            stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
     optimiser = torch.optim.AdamW(
         adaptation.parameters(),
         weight_decay=recipe.weight_decay,
@@ -210,6 +205,10 @@ def train(
         explained_out_of_memory(task.backbone.device),
         _progress(recipe) as bar,
     ):
+        model = install(task.backbone.skeleton(), adaptation)
+        encoders = _Encoders(model, task, adaptation, recipe)
+        if stopping is not None:
+            stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
         if recipe.n_steps:
             needed = encoders.activation_bytes()
             check_capacity(needed, task.backbone.device)
