@@ -12,7 +12,7 @@ from open_clip import IMAGENET_CLASSNAMES
 
 from skclipsvd.adaptation import find_targets
 from skclipsvd.adaptation.factors import decompose
-from skclipsvd.backbone import load_backbone
+from skclipsvd.clip import load_backbone
 
 from ._report import quiet_random_weights
 from .published import PublishedTraining

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from skclipsvd import CLIPSVDClassifier
 from skclipsvd.adaptation import find_targets
 from skclipsvd.adaptation.factors import decompose
-from skclipsvd.backbone import load_backbone
-from skclipsvd.inference import autocast, choose_device, choose_dtype
+from skclipsvd.clip import autocast, choose_device, choose_dtype, load_backbone
 
 from ._report import quiet_random_weights, table, write
 from .published import factored

@@ -26,10 +26,12 @@ import torch
 from sklearn.model_selection import GridSearchCV
 
 import skclipsvd
-from skclipsvd import CLIPSVDClassifier, _base, _tuned, inference, training
-from skclipsvd._memory import MERGED
+from skclipsvd import CLIPSVDClassifier, training
 from skclipsvd.adaptation import SpectralAdaptation, install
 from skclipsvd.adaptation.factors import decompose
+from skclipsvd.caching.process import MERGED
+from skclipsvd.classifiers import _base, _trained
+from skclipsvd.clip import embedding
 from skclipsvd.datasets import load_handwritten_digits
 from skclipsvd.model_selection import sample_shots
 
@@ -134,7 +136,7 @@ class Replay:
     def score(self):
         with torch.inference_mode():
             for pixels in self.images:
-                inference.unit_image_features(self.model, pixels)
+                embedding.unit_image_features(self.model, pixels)
 
 
 class Fit:
@@ -149,7 +151,7 @@ class Fit:
         backbone = self.task.backbone
         adaptation = SpectralAdaptation(self.targets, decompose(backbone, self.targets))
         model = install(backbone.skeleton(), adaptation)
-        encoders = training._Encoders(model, self.task, adaptation, self.recipe)
+        encoders = training.Encoders(model, self.task, adaptation, self.recipe)
         optimiser = torch.optim.AdamW(adaptation.parameters(), fused=True)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -211,10 +213,10 @@ def recorded():
         return call
 
     with replaced(
-        (_tuned, "train", train),
-        (training._Encoders, "backward", backward),
+        (_trained, "train", train),
+        (training.Encoders, "backward", backward),
         (_base, "encode_exactly", encode_texts),
-        (inference, "unit_image_features", encode_images),
+        (embedding, "unit_image_features", encode_images),
     ):
         yield replay
 
@@ -233,10 +235,10 @@ def added_up():
         return call
 
     with replaced(
-        (training._Encoders, "backward", watched),
+        (training.Encoders, "backward", watched),
         (torch.optim.AdamW, "step", watched),
         (_base, "encode_exactly", watched),
-        (inference, "unit_image_features", watched),
+        (embedding, "unit_image_features", watched),
     ):
         yield spent
 

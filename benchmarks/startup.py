@@ -64,7 +64,8 @@ def start(model_name, cache):
 
 def child(model_name):
     marks = {"start": time.perf_counter()}
-    from skclipsvd import CLIPSVDClassifier, _base, training
+    from skclipsvd import CLIPSVDClassifier, training
+    from skclipsvd.classifiers import _base
     from skclipsvd.datasets import load_handwritten_digits
 
     from . import _report
@@ -73,7 +74,7 @@ def child(model_name):
     paths, labels = load_handwritten_digits()
     mark_when_done(marks, "weights", _base, "load_backbone")
     mark_when_done(marks, "adaptation", CLIPSVDClassifier, "_new_adaptation")
-    mark_before(marks, "first step", training._Encoders, "backward")
+    mark_before(marks, "first step", training.Encoders, "backward")
     marks["fit"] = time.perf_counter()
     with _report.quiet_random_weights():
         clf = CLIPSVDClassifier(

@@ -27,11 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from skclipsvd.adaptation import SpectralAdaptation, find_targets, install
 from skclipsvd.adaptation.factors import decompose
-from skclipsvd.backbone import build_structure, load_backbone
+from skclipsvd.clip import (
+    build_prompts,
+    build_structure,
+    choose_device,
+    choose_dtype,
+    load_backbone,
+)
 from skclipsvd.images import augment, decode_all
-from skclipsvd.inference import choose_device, choose_dtype
-from skclipsvd.prompts import build_prompts
-from skclipsvd.training import Recipe, Task, _Encoders
+from skclipsvd.training import Encoders, Recipe, Task
 
 from ._report import quiet_random_weights, table, write
 from .published import PublishedTraining
@@ -221,7 +225,7 @@ class OurTraining:
             label_smoothing=0.0, dtype=dtype, checkpointing=False, verbose=False,
         )  # fmt: skip
         model = install(backbone.skeleton(), adaptation)
-        self.encoders = _Encoders(model, task, adaptation, recipe)
+        self.encoders = Encoders(model, task, adaptation, recipe)
         self.optimiser = torch.optim.AdamW(
             adaptation.parameters(), lr=LR, weight_decay=0.01, fused=True
         )

@@ -1,8 +1,8 @@
 """Few-shot image classification with CLIP, as scikit-learn estimators."""
 
-from ._memory import cache_info, clear_caches
 from ._version import __version__
 from .adaptation.describe import describe_targets
+from .caching.process import cache_info, clear_caches
 from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from .encoder import CLIPEncoder
 from .linear import CosineClassifier

@@ -15,7 +15,7 @@ from sklearn.base import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone
+from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
 from .images import as_items, check_exist
 
 
@@ -149,5 +149,4 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             "encoder is cloned (in searches and cross-validation), pass "
             "classifier=FrozenEstimator(fitted).",
         )
-        backbone = classifier._load_backbone()
-        return backbone, classifier._checked_model(backbone)
+        return frozen_and_adapted(classifier)

@@ -72,7 +72,7 @@ def sample_shots(y, n_shots, *, random_state=None, groups=None, replace=False):
     [1, 2, 6, 7]
     """
     y = _labels(y)
-    _check_count("n_shots", n_shots)
+    check_count("n_shots", n_shots)
     if groups is not None:
         groups = column_or_1d(groups)
         check_consistent_length(y, groups)
@@ -157,7 +157,7 @@ class FewShotSplit(BaseCrossValidator):
         y = _labels(y)
         groups = None if groups is None else column_or_1d(groups)
         check_consistent_length(X, y, groups)
-        _check_count("n_shots", self.n_shots)
+        check_count("n_shots", self.n_shots)
         test = None if self.test is None else _positions(self.test, len(y))
         pool = _without(np.arange(len(y)), test, groups)
         absent = np.setdiff1d(y, y[pool]).tolist()
@@ -195,7 +195,7 @@ class FewShotSplit(BaseCrossValidator):
         n_splits : int
             The number of splits.
         """
-        return _check_count("n_splits", self.n_splits)
+        return check_count("n_splits", self.n_splits)
 
 
 def base_novel_split(y, *, classes=None):
@@ -294,7 +294,7 @@ def _labels(y):
     return y
 
 
-def _check_count(name, value):
+def check_count(name, value):
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an int of at least 1; got {value!r}.")
     return int(value)

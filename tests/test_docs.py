@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from skclipsvd import _capacity
+from skclipsvd.training import memory_estimate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,7 +127,7 @@ def is_quoted(said, quoted):
 
 def test_the_advice_where_memory_runs_out_is_quoted():
     faq = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
-    assert " ".join(_capacity._ADVICE.split()) in faq
+    assert " ".join(memory_estimate.ADVICE.split()) in faq
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier, load_adapter
-from skclipsvd.backbone import load_backbone
+from skclipsvd.clip import load_backbone
 
 
 @pytest.fixture(params=[CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])
@@ -24,6 +24,68 @@ def fitted(request, small_model, photographs):
     if request.param is not CLIPZeroShotClassifier:
         settings = dict(max_steps=2, lr=0.01, random_state=0, layers=range(3))
     return request.param(small_model, **settings).fit(*photographs)
+
+
+SETTINGS = dict(
+    max_steps=2,
+    lr=0.01,
+    random_state=0,
+    layers=range(3),
+    towers=["image"],
+    class_names={"flower": ["a flower", "a bloom"], "temple": "a temple"},
+    class_weight={"flower": 2.0, "temple": np.float32(0.5)},
+    early_stopping=True,
+    validation_fraction=0.2,
+    verbose=0,
+)
+
+
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])
+def test_every_way_of_saving_keeps_everything(kind, small_model, photographs, tmp_path):
+    known = kind(small_model).get_params()
+    chosen = {name: value for name, value in SETTINGS.items() if name in known}
+    fitted = kind(small_model, templates=("a {}.", "one {}."), **chosen).fit(*photographs)
+    fitted.save_adapter(tmp_path / "fitted.safetensors")
+    joblib.dump(fitted, tmp_path / "fitted.joblib")
+    skops.io.dump(fitted, tmp_path / "fitted.skops")
+    untrusted = skops.io.get_untrusted_types(file=tmp_path / "fitted.skops")
+    for copy in (
+        pickle.loads(pickle.dumps(fitted)),
+        joblib.load(tmp_path / "fitted.joblib"),
+        skops.io.load(tmp_path / "fitted.skops", trusted=untrusted),
+        load_adapter(tmp_path / "fitted.safetensors"),
+    ):
+        assert vars(copy).keys() == vars(fitted).keys()
+        for name, value in vars(fitted).items():
+            same(getattr(copy, name), value)
+
+
+def same(copy, value):
+    """Equal and of the same type, all the way down; numbers of numpy may come back as Python's."""
+    value = value.item() if isinstance(value, np.generic) else value
+    copy = copy.item() if isinstance(copy, np.generic) else copy
+    assert type(copy) is type(value)
+    if isinstance(value, dict):
+        assert list(copy) == list(value)
+        for key in value:
+            same(copy[key], value[key])
+    elif isinstance(value, np.ndarray):
+        assert copy.dtype == value.dtype
+        np.testing.assert_array_equal(copy, value)
+    else:
+        assert copy == value
+
+
+def test_what_an_adapter_file_cannot_hold_is_said_when_saving(fitted, tmp_path):
+    fitted.notes_ = "mine"
+    with pytest.raises(ValueError, match=r"notes_.*joblib\.dump"):
+        fitted.save_adapter(tmp_path / "a.safetensors")
+    del fitted.notes_
+    if not isinstance(fitted, CLIPZeroShotClassifier):
+        fitted.random_state = np.random.RandomState(0)
+        with pytest.raises(ValueError, match=r"random_state.*joblib\.dump"):
+            fitted.save_adapter(tmp_path / "a.safetensors")
+    assert not any(tmp_path.iterdir())
 
 
 def test_every_way_of_saving_gives_the_same_answers(fitted, photographs, tmp_path):
@@ -118,11 +180,11 @@ def tampered(path, target, change_header=None, change_arrays=None):
     [
         (lambda h: h.update(format=99), "format 99.*Update skclipsvd"),
         (lambda h: h.update(estimator="os.system"), "unknown estimator"),
-        (lambda h: h["parameters"].update(nonsense=1), "nonsense"),
-        (lambda h: h["parameters"].update(batch_size=-1), "batch_size"),
-        (lambda h: h["classes"]["values"].append("third"), "one text feature per class"),
-        (lambda h: h["classes"]["values"].__setitem__(0, {"a": 1}), "is no label"),
-        (lambda h: h.pop("scalars"), "scalars"),
+        (lambda h: h["parameters"].update(nonsense={"value": 1}), "nonsense"),
+        (lambda h: h["parameters"].update(batch_size={"value": -1}), "batch_size"),
+        (lambda h: h["fitted"]["classes_"]["values"].append("third"), "one text feature per class"),
+        (lambda h: h["fitted"]["classes_"]["values"].__setitem__(0, {"a": 1}), "is no label"),
+        (lambda h: h.pop("fitted"), "fitted"),
     ],
 )
 def test_a_strangers_file_is_not_believed(fitted, tmp_path, change, message):
@@ -151,7 +213,7 @@ def test_an_interrupted_save_leaves_the_old_file_whole(fitted, tmp_path, monkeyp
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skclipsvd.persistence.save_file", interrupted)
+    monkeypatch.setattr("skclipsvd.classifiers._adapter_file.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted.save_adapter(path)
     assert path.read_bytes() == content

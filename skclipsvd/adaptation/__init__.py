@@ -1,11 +1,14 @@
 """Adaptations: each turns a few trained numbers into replacement weights of a frozen CLIP."""
 
-from ._base import Adaptation, install, merge
+from .base import Adaptation
+from .layers import AdaptedAttention, install, merge
 from .lowrank import LowRankAdaptation
+from .merged import merged_once
 from .spectral import SpectralAdaptation
 from .targets import Target, find_targets, select_targets
 
 __all__ = [
+    "AdaptedAttention",
     "Adaptation",
     "LowRankAdaptation",
     "SpectralAdaptation",
@@ -13,5 +16,6 @@ __all__ = [
     "find_targets",
     "install",
     "merge",
+    "merged_once",
     "select_targets",
 ]

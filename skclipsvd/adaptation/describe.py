@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..backbone import build_structure
+from ..clip import build_structure
 from .targets import MATRICES, TOWERS, Target, find_targets
 
 _HEADER = ("tower", "block", "role", "group", "shape", "rank", "parameters")

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .._cache import cache_dir, replacing
-from .._memory import FACTORS
-from ..backbone import Backbone
+from ..caching.files import cache_dir, replacing
+from ..caching.process import FACTORS
+from ..clip import Backbone
 from .targets import Target
 
 # All decompositions of a ViT-B/16 take 0.7 GB and half a minute on two cores.

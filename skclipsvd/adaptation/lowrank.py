@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import Adaptation
+from .base import Adaptation
 from .targets import Target
 
 

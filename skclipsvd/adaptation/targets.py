@@ -9,8 +9,9 @@ from math import prod
 
 from torch import nn
 
+from ..clip.towers import TOWERS
+
 MATRICES = ("q", "k", "v", "o", "mlp", "conv")
-TOWERS = ("image", "text")
 THIRDS = ("bottom", "middle", "top")
 
 

@@ -1,8 +1,8 @@
 """The built-in demo data, and readers for data sets that are already on the disk."""
 
-from ._base import Dataset, Split
 from ._digits import load_handwritten_digits
 from ._folder import load_folder
 from ._published import load
+from .base import Dataset, Split
 
 __all__ = ["Dataset", "Split", "load", "load_folder", "load_handwritten_digits"]

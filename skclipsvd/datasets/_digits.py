@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from .._cache import cache_dir as default_cache_dir
-from .._cache import replacing
+from ..caching.files import cache_dir as default_cache_dir
+from ..caching.files import replacing
 
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

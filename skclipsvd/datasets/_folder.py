@@ -4,7 +4,7 @@ import csv
 import json
 import os
 
-from ._base import (
+from .base import (
     DEFAULT_TEMPLATE,
     absolute,
     build_dataset,

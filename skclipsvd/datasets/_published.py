@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._base import (
+from ._folder import read_json_split
+from .base import (
     DEFAULT_TEMPLATE,
     absolute,
     build_dataset,
@@ -13,7 +14,6 @@ from ._base import (
     require_images,
     subfolders,
 )
-from ._folder import read_json_split
 
 
 def load(name, root):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from ..datasets import Dataset, load, load_folder, load_handwritten_digits
-from ..datasets._base import absolute, build_dataset
+from ..datasets.base import absolute, build_dataset
 from ..model_selection import sample_shots
 
 

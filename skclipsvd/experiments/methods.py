@@ -19,9 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import BaseCLIPClassifier
-from .._tuned import TunedCLIPClassifier
-from ..classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from ..classifiers import (
+    BaseCLIPClassifier,
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+    TrainedCLIPClassifier,
+)
 from ..encoder import CLIPEncoder
 from ..linear import CosineClassifier
 from ..training import steps_per_epoch
@@ -76,7 +80,7 @@ class TwoStageClassifier(ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict = {
-        "classifier": [TunedCLIPClassifier],
+        "classifier": [TrainedCLIPClassifier],
         "share": [Interval(Real, 0, 1, closed="both")],
         "alpha": [Interval(Real, 0, None, closed="left")],
     }
@@ -210,7 +214,7 @@ def _linear_probe(C=PROBE_C, **model):
     return make_pipeline(CLIPEncoder(**model), LogisticRegression(C=C, max_iter=10_000))
 
 
-def _two_stage(classifier: type[TunedCLIPClassifier]) -> Callable[..., BaseEstimator]:
+def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., BaseEstimator]:
     def build(share=0.6, head_alpha=0.1, **parameters):
         return TwoStageClassifier(classifier(**parameters), share=share, alpha=head_alpha)
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from .._version import __version__
-from ..backbone import load_backbone
+from ..clip import choose_device, load_backbone
 from ..datasets import Dataset
-from ..inference import choose_device
-from ..model_selection import _check_count, base_novel_split
+from ..model_selection import base_novel_split, check_count
 from . import settings
 from ._data import Part, digest, draw, one_line, parts, test_part, words, write_shots
 from .methods import (
@@ -513,7 +512,7 @@ def _plan(protocol, data, train, tests, methods, shots, seeds, setting, override
     check_overrides(overrides, methods)
     for method, own in methods.items():
         check_overrides(own, [method])
-    shots = [_check_count("shots", n) for n in dict.fromkeys(shots)]
+    shots = [check_count("shots", n) for n in dict.fromkeys(shots)]
     seeds = list(dict.fromkeys(seeds))
     if not shots or not seeds:
         raise ValueError(f"shots={shots!r} and seeds={seeds!r} need one entry or more each.")

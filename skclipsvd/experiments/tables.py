@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..inspection.displays import COLOURS, MARKERS, FewShotCurveDisplay
+from ..model_selection import harmonic_mean_score
 from . import settings
 from .methods import METHODS
 from .results import Row
@@ -290,8 +291,6 @@ def _mean(scores: Sequence[float]) -> float | None:
 
 
 def _harmonic(base: float | None, novel: float | None) -> str:
-    from ..model_selection import harmonic_mean_score
-
     return "" if base is None or novel is None else _number(harmonic_mean_score(base, novel))
 
 

@@ -16,8 +16,8 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import _text
-from ._heads import tower_kinds
+from ..clip import towers
+from ..clip.towers import text_parts, tower_kinds
 
 
 class Component(NamedTuple):
@@ -131,7 +131,7 @@ def image_tower(model: nn.Module) -> Tower:
 def text_tower(model: nn.Module) -> Tower:
     """Take the text tower of a private `model` apart; ValueError where that is not exact."""
     _check(model, "text", is_plain_text(model))
-    text, pool, end = _text_parts(model)
+    text, pool, end = text_parts(model)
 
     def pooled(tokens: Tensor) -> Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
@@ -154,21 +154,13 @@ def text_tower(model: nn.Module) -> Tower:
 
 def is_plain_text(model: nn.Module) -> bool:
     """Whether the text tower of `model` can be split exactly."""
-    text, pool, _ = _text_parts(model)
+    text, pool, _ = text_parts(model)
     return (
         (text is model or type(text) is TextTransformer)
         and getattr(text, "cls_emb", None) is None
         and pool in ("first", "last", "argmax", "eos")
         and _plain(text.transformer.resblocks)
     )
-
-
-def _text_parts(model: nn.Module) -> tuple[nn.Module, str | None, int | None]:
-    """Return what holds the text tower's parts, how it pools, and its end-of-text token."""
-    if hasattr(model, "positional_embedding"):  # open_clip.CLIP has the parts itself
-        return model, model.text_pool_type, model.text_eos_id
-    text = model.text
-    return text, getattr(text, "pool_type", None), getattr(text, "eos_id", None)
 
 
 def cut_context(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
@@ -187,11 +179,11 @@ def cut_context(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
     tokens : int64 Tensor of shape (n_prompts, length)
         All of them where the tower is not causal.
     """
-    text, _, _ = _text_parts(model)
-    if not _text.is_causal(text.attn_mask):
+    text, _, _ = text_parts(model)
+    if not towers.is_causal(text.attn_mask):
         return tokens
     length = int(tower.pooled(tokens).max()) + 1
-    _text.cut_context(text, text.positional_embedding, text.attn_mask, length)
+    towers.cut_context(text, text.positional_embedding, text.attn_mask, length)
     return tokens[:, :length]
 
 

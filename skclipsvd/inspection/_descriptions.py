@@ -11,21 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._tuned import TunedCLIPClassifier
-from ..backbone import Backbone
-from ..images import Item, as_items, check_exist, iterate, normalise
-from ..prompts import build_prompts, encode_exactly
-from ._changes import _checked, compare_heads
+from ..adaptation.heads import compare_heads
+from ..classifiers import TrainedCLIPClassifier, frozen_and_adapted
+from ..clip import Backbone, build_prompts, encode_exactly
+from ..images import Item, as_items, check_exist, decoding_threads, iterate, normalise
 from ._concepts import as_concepts
 from ._contributions import Tower, cut_context, image_tower, is_plain_text, split, text_tower
 from ._pursuit import centred_units, describe_direction, text_span
-from ._tables import _table
+from ._tables import table
 
 _N_DIRECTIONS = 3
 
 
 def describe_heads(
-    clf: TunedCLIPClassifier,
+    clf: TrainedCLIPClassifier,
     texts: str | Sequence[str] = "general",
     X: ArrayLike | None = None,
     *,
@@ -126,7 +125,7 @@ def describe_heads(
             for i, head in enumerate(heads)
             for row in _by_outputs(outputs[:, i], head, phrases, units, n_texts)
         ]
-    return _table({name: [row[name] for row in rows] for name in rows[0]})
+    return table({name: [row[name] for row in rows] for name in rows[0]})
 
 
 def _items(X: ArrayLike | None, n_directions: int | None) -> list[Item] | None:
@@ -144,13 +143,13 @@ def _items(X: ArrayLike | None, n_directions: int | None) -> list[Item] | None:
     return items
 
 
-def _changed_heads(clf: TunedCLIPClassifier, n_heads: int) -> tuple[list[dict], Backbone, Tower]:
-    if not isinstance(clf, TunedCLIPClassifier):
+def _changed_heads(clf: TrainedCLIPClassifier, n_heads: int) -> tuple[list[dict], Backbone, Tower]:
+    if not isinstance(clf, TrainedCLIPClassifier):
         raise TypeError(
             f"clf is a {type(clf).__name__}, which changes no weights; pass a fitted "
             "CLIPSVDClassifier or CLIPLoRAClassifier."
         )
-    backbone, adapted = _checked(clf)
+    backbone, adapted = frozen_and_adapted(clf)
     tower = image_tower(replace(backbone, model=adapted).skeleton())
     changed = [h for h in compare_heads(backbone.model, adapted, "image") if h["change"] > 0]
     if not changed:
@@ -224,7 +223,7 @@ def _leading_directions(tower: Tower, block: int, head: int) -> tuple[NDArray, N
 
 
 def _outputs(
-    clf: TunedCLIPClassifier,
+    clf: TrainedCLIPClassifier,
     backbone: Backbone,
     tower: Tower,
     heads: Sequence[dict],
@@ -236,7 +235,7 @@ def _outputs(
     columns = [i for place, i in sorted(pair for pair in listed if pair[0] is not None)]
     batches, device = [], backbone.device
     for batch in iterate(
-        items, backbone.preprocess, clf._n_threads(), clf.batch_size, device=device
+        items, backbone.preprocess, decoding_threads(clf.n_jobs), clf.batch_size, device=device
     ):
         pixels = normalise(batch, backbone.preprocess, device)
         batches.append(split(tower, pixels).contributions[:, columns].cpu().numpy())

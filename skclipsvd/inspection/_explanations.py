@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._base import BaseCLIPClassifier
+from ..classifiers import BaseCLIPClassifier, frozen_and_adapted
+from ..clip import Prompts
 from ..images import as_items, check_exist, decode_all, normalise, stack_views
-from ..prompts import Prompts
-from ._changes import _checked
 from ._contributions import Component, Split, Tower, cut_context, image_tower, split, text_tower
-from ._tables import _table
+from ._tables import table
 
 # Prompts per pass: every block's input is kept until the last one is known.
 _CHUNK = 32
@@ -178,7 +177,7 @@ def explain_prediction(clf: BaseCLIPClassifier, image: Any) -> Explanation:
     """
     if not isinstance(clf, BaseCLIPClassifier):
         raise TypeError(f"clf is a {type(clf).__name__}; pass a fitted classifier of skclipsvd.")
-    backbone, adapted = _checked(clf)
+    backbone, adapted = frozen_and_adapted(clf)
     models = [backbone.skeleton(), replace(backbone, model=adapted).skeleton()]
     image_towers = [image_tower(model) for model in models]
     text_towers = [text_tower(model) for model in models]
@@ -282,4 +281,4 @@ def _check_texts(clf: BaseCLIPClassifier, features: Tensor) -> None:
 def _component_table(components: list[Component]) -> Any:
     columns = zip(*components, strict=True)
     named = zip(Component._fields, map(list, columns), strict=True)
-    return _table(dict(named))
+    return table(dict(named))

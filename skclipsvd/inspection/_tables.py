@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def _table(columns: Mapping[str, Sequence[Any]]) -> Any:
+def table(columns: Mapping[str, Sequence[Any]]) -> Any:
     """Make a DataFrame of equally long columns, or a list of one dict per row without pandas.
 
     Integers with gaps (None) stay integers in both.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._changes import head_changes
 from ._figures import as_records, panels, pyplot
 
 if TYPE_CHECKING:
@@ -83,8 +84,6 @@ class HeadChangeDisplay:
         ValueError
             No such column, or a model without attention heads.
         """
-        from .._changes import head_changes
-
         pyplot(cls)
         if column not in _HEAD_COLUMNS:
             raise ValueError(f"column={column!r}: choose one of {tuple(_HEAD_COLUMNS)!r}.")

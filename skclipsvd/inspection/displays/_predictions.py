@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from open_clip.transform import PreprocessCfg
 from sklearn.utils import check_consistent_length
 
+from ...classifiers import frozen_and_adapted
 from ...images import as_items, decode_all
+from .._explanations import explain_prediction
 from ._figures import (
     BEFORE,
     WRONG,
@@ -264,13 +266,11 @@ class HeatMapDisplay:
         ValueError
             No such class, or what `explain_prediction` cannot explain.
         """
-        from .._explanations import explain_prediction
-
         pyplot(cls)
         explanation = explain_prediction(estimator, image)
         column = explanation.index(label)
         score = explanation.scores_after[column]
-        preprocess = estimator._load_backbone().preprocess
+        preprocess = frozen_and_adapted(estimator)[0].preprocess
         view = decode_all(as_items([image]), preprocess, n_threads=1)[0].view
         title = f"score {score:.1f}: {explanation.classes[column]}"
         return cls(view, explanation.heat_map[column], title=title).plot(ax)

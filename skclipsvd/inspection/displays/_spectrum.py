@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._changes import singular_value_changes
 from ._figures import (
     AFTER,
     BEFORE,
@@ -103,8 +104,6 @@ class SpectrumDisplay:
         ValueError
             No such matrix was tuned.
         """
-        from .._changes import singular_value_changes
-
         pyplot(cls)
         rows = as_records(singular_value_changes(estimator))
         chosen = _choose_matrix(rows, tower, block, matrix)

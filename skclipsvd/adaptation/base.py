@@ -1,0 +1,119 @@
+"""What every adaptation has to say: its numbers, and the weights that they stand for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .targets import Target
+
+
+class Adaptation(ABC):
+    """A few trained numbers per target, and the weights that they stand for.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        The matrices it changes.
+
+    Attributes
+    ----------
+    training : bool
+        Whether `linear` computes for a training step (dropout) or for an answer.
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        self.targets = tuple(targets)
+        self.training = False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether `linear` draws random numbers in training."""
+        return False
+
+    @abstractmethod
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the trained tensors, float32."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor that it holds, trained or not."""
+        return list(self.parameters())
+
+    def cast(self, dtype: torch.dtype) -> None:  # noqa: B027 (most hold nothing that is frozen)
+        """Hold what is frozen in the number format of a training step's matrix products.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Cast once, instead of in every step.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of the trained numbers as float32 arrays, by name."""
+
+    @abstractmethod
+    def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute ``x @ adapted.T + bias`` in the form that is cheapest to train.
+
+        Parameters
+        ----------
+        target : Target
+            Which matrix.
+        x : Tensor of shape (..., in)
+            Its input.
+        weight : Tensor of shape (out, in)
+            The frozen matrix.
+        bias : Tensor of shape (out,) or None
+            The frozen bias.
+
+        Returns
+        -------
+        y : Tensor of shape (..., out)
+        """
+
+    @abstractmethod
+    def weight(self, target: Target, weight: Tensor) -> Tensor:
+        """Compute the adapted matrix of shape (out, in), equal to `weight` before any training."""
+
+    def by_tensor(self) -> dict[str, list[Target]]:
+        """Group the targets by the tensor whose rows they are."""
+        groups: dict[str, list[Target]] = defaultdict(list)
+        for target in self.targets:
+            groups[target.tensor].append(target)
+        return dict(groups)
+
+    def tensor(self, frozen: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Compute a whole adapted tensor from the frozen one and the targets among its rows."""
+        matrix = frozen.flatten(1)
+        blocks = [
+            matrix[slice(*rows)] if target is None else self.weight(target, matrix[slice(*rows)])
+            for rows, target in row_blocks(len(matrix), targets)
+        ]
+        return join(blocks, dim=0).reshape(frozen.shape)
+
+
+def row_blocks(
+    n_rows: int, targets: Sequence[Target]
+) -> list[tuple[tuple[int, int], Target | None]]:
+    """Cut the rows of a tensor into adapted blocks and frozen ones (None), in order."""
+    blocks: list[tuple[tuple[int, int], Target | None]] = []
+    done = 0
+    for target in sorted(targets, key=lambda t: t.rows):
+        if target.rows[0] > done:
+            blocks.append(((done, target.rows[0]), None))
+        blocks.append((target.rows, target))
+        done = target.rows[1]
+    if done < n_rows:
+        blocks.append(((done, n_rows), None))
+    return blocks
+
+
+def join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Concatenate; a single part is returned as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)

@@ -1,0 +1,48 @@
+"""Merged models, each made once per backbone, numbers and device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..caching.process import MERGED
+from ..clip import Backbone
+from .base import Adaptation
+from .layers import merge
+
+
+def merged_once(
+    backbone: Backbone, state: Mapping[str, NDArray], build: Callable[[], Adaptation]
+) -> nn.Module:
+    """Merge an adaptation into a private copy of the backbone, once per state and device.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The frozen model.
+    state : mapping of str to array
+        The adaptation's numbers; equal numbers share one merged model.
+    build : callable
+        Returns the adaptation, where it has not been merged yet.
+
+    Returns
+    -------
+    model : torch.nn.Module
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(state[name]).data)
+
+    def make() -> tuple[nn.Module, int]:
+        adaptation = build()
+        model = merge(backbone.skeleton(), adaptation)
+        replaced = sum(model.get_parameter(name).nbytes for name in adaptation.by_tensor())
+        return model, replaced
+
+    key = (backbone.fingerprint, str(backbone.device), digest.hexdigest())
+    return MERGED.get_or_make(key, make)

@@ -1,0 +1,21 @@
+"""The estimators: parameters and their documentation; fit; predict; the report."""
+
+from ._adapter_file import read_adapter
+from ._base import BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
+from ._constraints import MODEL_CONSTRAINTS
+from ._lora import CLIPLoRAClassifier
+from ._svd import CLIPSVDClassifier
+from ._trained import TrainedCLIPClassifier
+from ._zero_shot import CLIPZeroShotClassifier
+
+__all__ = [
+    "MODEL_CONSTRAINTS",
+    "BaseCLIPClassifier",
+    "CLIPLoRAClassifier",
+    "CLIPSVDClassifier",
+    "CLIPZeroShotClassifier",
+    "TrainedCLIPClassifier",
+    "UsesBackbone",
+    "frozen_and_adapted",
+    "read_adapter",
+]

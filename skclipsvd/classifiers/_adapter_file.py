@@ -1,0 +1,238 @@
+"""The format of adapter files: a fitted classifier as arrays and a JSON header, with no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..caching.files import replacing
+
+if TYPE_CHECKING:
+    from ._base import BaseCLIPClassifier
+
+# 1: until 0.1.0, without validation scores and some parameters. 2: everything.
+_FORMAT = 2
+_KEY = "skclipsvd"
+# Where a model runs is the reader's affair, not the writer's.
+_NOT_SAVED = frozenset({"device", "n_jobs"})
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How an adapter file holds one fitted attribute; every class declares its own.
+
+    Attributes
+    ----------
+    kind : {"labels", "number", "text", "array", "arrays"}
+        ``"arrays"`` is a dict of str to array.
+    dtype : str
+        Of arrays.
+    optional : bool
+        Whether only some fits leave it behind.
+    """
+
+    kind: Literal["labels", "number", "text", "array", "arrays"]
+    dtype: str = "float32"
+    optional: bool = False
+
+
+def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
+    """Write a fitted classifier to an adapter file, whole or not at all."""
+    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+    undeclared = sorted(fitted.keys() - estimator._saved.keys())
+    if undeclared:
+        raise ValueError(
+            f"an adapter file cannot hold the attribute(s) {', '.join(undeclared)} of this "
+            f"{type(estimator).__name__}; use joblib.dump, or delete them."
+        )
+    arrays: dict[str, NDArray] = {}
+    plain: dict[str, Any] = {}
+    for name, value in fitted.items():
+        kind = estimator._saved[name].kind
+        if kind == "arrays":
+            arrays.update({f"{name}:{key}": array for key, array in value.items()})
+        elif kind == "array":
+            arrays[name] = value
+        elif kind == "labels":
+            plain[name] = _encode_labels(value)
+        else:
+            plain[name] = _item(value)
+    header = {
+        "format": _FORMAT,
+        "estimator": type(estimator).__name__,
+        "parameters": _encode_parameters(estimator),
+        "fitted": plain,
+    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
+
+
+def read_adapter(path: Path, known: Mapping[str, type[BaseCLIPClassifier]]) -> BaseCLIPClassifier:
+    """Read an adapter file of one of the `known` classes; ValueError where it is none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is a safetensors file, but no adapter of skclipsvd.")
+    if header.get("format") not in (1, _FORMAT):
+        raise ValueError(
+            f"{path} has adapter format {header.get('format')!r}; this version reads up to "
+            f"{_FORMAT}. Update skclipsvd."
+        )
+    try:
+        if header["format"] == 1:
+            header = _from_format_1(header)
+        return _rebuild(header, arrays, known)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: its header and arrays do not fit ({error})."
+        ) from error
+
+
+def _rebuild(
+    header: Mapping[str, Any],
+    arrays: Mapping[str, NDArray],
+    known: Mapping[str, type[BaseCLIPClassifier]],
+) -> BaseCLIPClassifier:
+    if header["estimator"] not in known:
+        raise ValueError(f"unknown estimator {header['estimator']!r}")
+    kind = known[header["estimator"]]
+    estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
+    estimator._validate_params()
+    fitted: dict[str, Any] = {}
+    for name, value in header["fitted"].items():
+        fitted[name] = _SCALARS[_declared(kind, name).kind](value)
+    for name, array in arrays.items():
+        attribute, _, key = name.partition(":")
+        saved = _declared(kind, attribute)
+        if saved.kind != ("arrays" if key else "array"):
+            raise ValueError(f"unknown array {name!r}")
+        if array.dtype != saved.dtype or not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite {saved.dtype}")
+        if key:
+            fitted.setdefault(attribute, {})[key] = array
+        else:
+            fitted[attribute] = array
+    missing = [n for n, saved in kind._saved.items() if not saved.optional and n not in fitted]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    if fitted["text_features_"].shape[:1] != fitted["classes_"].shape:
+        raise ValueError("one text feature per class is needed")
+    estimator.__dict__.update(fitted)
+    return estimator
+
+
+def _declared(kind: type[BaseCLIPClassifier], name: str) -> Saved:
+    if name not in kind._saved:
+        raise ValueError(f"unknown attribute {name!r}")
+    return kind._saved[name]
+
+
+def _from_format_1(header: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = {name: {"value": value} for name, value in header["parameters"].items()}
+    names = header["parameters"].get("class_names")
+    if names is not None:
+        parameters["class_names"] = {"dict": [[{"value": k}, {"value": v}] for k, v in names]}
+    fitted = {
+        "classes_": header["classes"],
+        "backbone_fingerprint_": header["backbone_fingerprint"],
+        **header["scalars"],
+    }
+    return {"estimator": header["estimator"], "parameters": parameters, "fitted": fitted}
+
+
+# --- parameters, which keep their types
+
+
+def _encode_parameters(estimator: BaseCLIPClassifier) -> dict[str, Any]:
+    encoded = {}
+    for name, value in estimator.get_params(deep=False).items():
+        if name in _NOT_SAVED:
+            continue
+        try:
+            encoded[name] = _encode(value)
+        except TypeError as error:
+            raise ValueError(
+                f"{name}={value!r} cannot be written to an adapter file ({error}); use "
+                "joblib.dump, or set_params with a plain value."
+            ) from error
+    return encoded
+
+
+def _encode(value: Any) -> dict[str, Any]:
+    value = _item(value)
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return {"value": value}
+    if isinstance(value, Mapping):
+        return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
+    if isinstance(value, range):
+        return {"range": [value.start, value.stop, value.step]}
+    for kind, name in ((list, "list"), (tuple, "tuple"), (np.ndarray, "array")):
+        if isinstance(value, kind):
+            return {name: [_encode(element) for element in value]}
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _decode(encoded: Mapping[str, Any]) -> Any:
+    ((kind, value),) = encoded.items()
+    if kind == "value":
+        return value
+    if kind == "dict":
+        return {_decode(k): _decode(v) for k, v in value}
+    if kind == "range":
+        return range(*value)
+    containers: dict[str, Callable[[list], Any]] = {"list": list, "tuple": tuple, "array": np.array}
+    return containers[kind]([_decode(element) for element in value])
+
+
+# --- labels and numbers
+
+
+def _encode_labels(classes: NDArray) -> dict[str, Any]:
+    dtype = "object" if classes.dtype == object else classes.dtype.str
+    return {"dtype": dtype, "values": [_json_label(label) for label in classes.tolist()]}
+
+
+def _decode_labels(encoded: Mapping[str, Any]) -> NDArray:
+    return np.array([_label(value) for value in encoded["values"]]).astype(encoded["dtype"])
+
+
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "labels": _decode_labels,
+    "text": str,
+    "number": lambda value: value,
+}
+
+
+def _json_label(label: Any) -> Any:
+    label = _item(label)
+    if not isinstance(label, (str, int, float, bool)):
+        raise ValueError(
+            f"classes_: the label {label!r} ({type(label).__name__}) cannot be written to an "
+            "adapter file; use joblib.dump, or labels that are text or numbers."
+        )
+    return label
+
+
+def _label(value: Any) -> Any:
+    if not isinstance(value, (str, int, float, bool)):
+        raise ValueError(f"{value!r} is no label")
+    return value
+
+
+def _item(value: Any) -> Any:
+    """Turn a numpy scalar into Python's own."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,319 @@
+"""What every CLIP classifier shares: images in, scores out."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from ..clip import (
+    Backbone,
+    Prompts,
+    autocast,
+    build_prompts,
+    choose_device,
+    choose_dtype,
+    class_texts,
+    embed,
+    encode_exactly,
+    load_backbone,
+)
+from ..images import Item, as_items, check_exist, decoding_threads
+from ._adapter_file import Saved, write_adapter
+from ._report import FitReportMixin
+
+
+class UsesBackbone:
+    """What estimators share that run a CLIP on images: which model, where, and what X is."""
+
+    def __sklearn_tags__(self):
+        """Tell scikit-learn that X is one column of images, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _load_backbone(self) -> Backbone:
+        return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
+
+    def _embed(
+        self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any
+    ) -> NDArray[np.float32]:
+        return embed(
+            model,
+            items,
+            backbone.preprocess,
+            device=backbone.device,
+            dtype=choose_dtype(self.precision, backbone.device),
+            batch_size=self.batch_size,
+            n_threads=decoding_threads(self.n_jobs),
+            **kept,
+        )
+
+
+class BaseCLIPClassifier(
+    FitReportMixin, UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator
+):
+    """Base of the classifiers that compare images with class texts."""
+
+    _saved: ClassVar[Mapping[str, Saved]] = {
+        "classes_": Saved("labels"),
+        "text_features_": Saved("array"),
+        "logit_scale_": Saved("number"),
+        "logit_bias_": Saved("number"),
+        "n_parameters_": Saved("number"),
+        "backbone_fingerprint_": Saved("text"),
+    }
+
+    @abstractmethod
+    def _adapted_model(self, backbone: Backbone) -> nn.Module:
+        """Return the open_clip model that predicts, adapted and merged."""
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `fit`.
+
+        Returns
+        -------
+        scores : float32 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+            For two classes the second one's score minus the first one's.
+        """
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Predict the label whose text is most similar to each image.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+        """
+        best = self._scores(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predict class probabilities: the softmax of the scores.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `fit`.
+
+        Returns
+        -------
+        probabilities : float64 ndarray of shape (n_images, n_classes)
+        """
+        return softmax(self._scores(X).astype(np.float64), axis=1)
+
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Embed images with the adapted image tower.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `fit`.
+
+        Returns
+        -------
+        embeddings : float32 ndarray of shape (n_images, n_features)
+            Unit length.
+        """
+        items, backbone, model = self._ready(X)
+        return self._embed(model, backbone, items)
+
+    def with_classes(
+        self,
+        classes: Sequence[str] | Mapping[Any, str | Sequence[str]],
+        *,
+        templates: str | Sequence[str] | None = None,
+    ) -> Self:
+        """Make a classifier for other classes with the same adapted weights, without training.
+
+        Parameters
+        ----------
+        classes : sequence of labels, or mapping of label to str or list of str
+            The new labels, with words for them where a mapping.
+        templates : str or list of str, optional
+            Other prompts; by default this classifier's.
+
+        Returns
+        -------
+        classifier : fitted estimator of the same type
+            Its `classes_` are sorted; this one is left as it is.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two labels, or the same one twice.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> clf.with_classes(["square", "circle"]).classes_.tolist()
+        ['circle', 'square']
+        """
+        check_is_fitted(self)
+        labels = list(classes)
+        new_classes = np.unique(np.asarray(labels))
+        if isinstance(classes, str) or len(labels) < 2 or len(new_classes) != len(labels):
+            raise ValueError(
+                f"classes={classes!r}: pass two or more distinct labels, or a mapping of labels to "
+                "texts."
+            )
+        other = clone(self)
+        other.__dict__.update(
+            {k: copy.copy(v) for k, v in vars(self).items() if k.endswith("_") and k[0] != "_"}
+        )
+        other.class_names = classes if isinstance(classes, Mapping) else None
+        if templates is not None:
+            other.templates = templates
+        backbone = other._load_backbone()
+        prompts = other._prompts(new_classes, backbone)
+        other.classes_ = new_classes
+        other.text_features_ = other._text_features(
+            other._checked_model(backbone), prompts, backbone
+        )
+        return other
+
+    def merged_model(self) -> nn.Module:
+        """Build a plain open_clip model with the adapted weights, to deploy without this package.
+
+        Returns
+        -------
+        model : torch.nn.Module
+            A private copy on the CPU, in evaluation mode.
+        """
+        check_is_fitted(self)
+        backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
+        return copy.deepcopy(self._checked_model(backbone))
+
+    def merged_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the weights of `merged_model`, to save or to load into open_clip.
+
+        Returns
+        -------
+        state_dict : dict of str to Tensor
+            On the CPU.
+        """
+        return dict(self.merged_model().state_dict())
+
+    def save_adapter(self, path: str | Path) -> None:
+        """Write the fitted numbers to a safetensors file that anybody can load without risk.
+
+        It holds no code: arrays, and a JSON header with labels, texts, parameters and the
+        fingerprint of the frozen weights. `skclipsvd.load_adapter` reads it.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; replaced in one move where it exists.
+
+        Raises
+        ------
+        ValueError
+            Labels that JSON cannot hold, a parameter that is not made of plain values, or an
+            attribute that this class does not know.
+        """
+        check_is_fitted(self)
+        write_adapter(self, Path(path))
+
+    def _check_labels(self, y: ArrayLike) -> NDArray:
+        y = validate_data(self, X="no_validation", y=y)
+        # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
+        check_classification_targets(np.tile(y, 3))
+        return y
+
+    def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[list[Item], NDArray]:
+        y = self._check_labels(y)
+        items = as_items(X)
+        check_consistent_length(items, y)
+        return items, y
+
+    def _check_classes(self, y: NDArray) -> tuple[NDArray, NDArray[np.intp]]:
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y has one class only ({classes.tolist()[0]!r}); {type(self).__name__} needs two "
+                "or more."
+            )
+        return classes, labels
+
+    def _logit_scale(self, backbone: Backbone) -> float:
+        return backbone.logit_scale if self.logit_scale is None else float(self.logit_scale)
+
+    def _prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
+        texts = class_texts(classes, self.class_names)
+        return build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
+
+    def _text_features(
+        self, model: nn.Module, prompts: Prompts, backbone: Backbone
+    ) -> NDArray[np.float32]:
+        with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
+            return encode_exactly(model, prompts).cpu().numpy()
+
+    def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
+        items, backbone, model = self._ready(X)
+        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+
+        def scores(features: Tensor) -> Tensor:
+            return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+
+        return self._embed(model, backbone, items, head=scores)
+
+    def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
+        """Return the shared backbone and the merged model of a fitted classifier."""
+        check_is_fitted(self)
+        backbone = self._load_backbone()
+        return backbone, self._checked_model(backbone)
+
+    def _ready(self, X: ArrayLike) -> tuple[list[Item], Backbone, nn.Module]:
+        """Check everything that a prediction needs."""
+        check_is_fitted(self)
+        items = as_items(X)
+        check_exist(items)
+        return items, *self._frozen_and_adapted()
+
+    def _checked_model(self, backbone: Backbone) -> nn.Module:
+        if backbone.fingerprint != self.backbone_fingerprint_:
+            raise ValueError(
+                f"model_name={self.model_name!r}, pretrained={self.pretrained!r} are not the "
+                "weights that this classifier was fitted on (fingerprint "
+                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}). Use "
+                "the same weights, or fit again."
+            )
+        return self._adapted_model(backbone)
+
+
+def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
+    """Return the backbone of a fitted classifier and its adapted model, both shared.
+
+    Raises
+    ------
+    NotFittedError
+        `clf` is not fitted.
+    ValueError
+        The frozen weights are not those that it was fitted on.
+    """
+    return clf._frozen_and_adapted()

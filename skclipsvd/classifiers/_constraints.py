@@ -1,0 +1,50 @@
+"""What scikit-learn checks of parameters that several estimators share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..adaptation.targets import THIRDS
+
+MODEL_CONSTRAINTS: dict = {
+    "model_name": [str],
+    "pretrained": [str, None],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
+    "device": [str],
+    "n_jobs": [Integral, None],
+}
+PROMPT_CONSTRAINTS: dict = {
+    "templates": [str, list, tuple],
+    "class_names": [Mapping, None],
+    "logit_scale": [Interval(Real, 0, None, closed="neither"), None],
+}
+_POSITIVE = Interval(Integral, 1, None, closed="left")
+_NOT_NEGATIVE = Interval(Integral, 0, None, closed="left")
+TUNING_CONSTRAINTS: dict = {
+    **MODEL_CONSTRAINTS,
+    **PROMPT_CONSTRAINTS,
+    "towers": [list, tuple],
+    "matrices": [list, tuple],
+    "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
+    "epochs": [_NOT_NEGATIVE],
+    "max_steps": [_NOT_NEGATIVE, None],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "micro_batch_size": [_POSITIVE, None],
+    "checkpointing": ["boolean"],
+    "augment": ["boolean"],
+    "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [_POSITIVE],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}

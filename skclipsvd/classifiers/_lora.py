@@ -1,0 +1,175 @@
+"""CLIP-LoRA: parameters and their documentation."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval
+
+from ..adaptation import LowRankAdaptation
+from ._adapter_file import Saved
+from ._constraints import TUNING_CONSTRAINTS
+from ._trained import TrainedCLIPClassifier
+
+
+class CLIPLoRAClassifier(TrainedCLIPClassifier):
+    """Few-shot image classifier that tunes low-rank updates of CLIP's attention matrices.
+
+    CLIP-LoRA [1]_ on the same base as `CLIPSVDClassifier`: every adapted matrix becomes ``W +
+    alpha / sqrt(rank) * B A`` with ``A`` and ``B`` trained, on the same images, prompts and loss.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-16"
+        As for `CLIPSVDClassifier`; so are all parameters that are not described here.
+    pretrained : str or None, default="openai"
+        Tag or checkpoint file of the weights.
+    rank : int, default=2
+        Rank of the updates.
+    alpha : float, default=1.0
+        Scale of the updates; they are multiplied by ``alpha / sqrt(rank)``.
+    dropout : float in [0, 1), default=0.25
+        Probability of dropping an input of ``A`` in training.
+    templates, class_names, logit_scale : see `CLIPSVDClassifier`
+        The prompts and the scale of their similarity.
+    towers, layers : see `CLIPSVDClassifier`
+        Which encoders and blocks to adapt.
+    matrices : tuple of {"q", "k", "v", "o", "mlp", "conv"}, default=("q", "k", "v")
+        Which matrices of each block to adapt.
+    epochs, max_steps : see `CLIPSVDClassifier`
+        How long to train.
+    lr : float, default=2e-4
+        Learning rate of AdamW; falls to 1e-6 along a cosine.
+    weight_decay : float, default=0.01
+        Decoupled decay of ``A`` and ``B`` towards zero.
+    batch_size, micro_batch_size, checkpointing, augment : see `CLIPSVDClassifier`
+        The batches.
+    label_smoothing, class_weight : see `CLIPSVDClassifier`
+        The loss.
+    early_stopping, validation_fraction, n_iter_no_change, tol : see `CLIPSVDClassifier`
+        When to stop.
+    warm_start, precision, device, n_jobs, random_state, verbose : see `CLIPSVDClassifier`
+        How to run. `random_state` draws ``A`` and the dropout, too.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    factors_ : dict of str to float32 ndarray
+        By matrix and factor: ``"image.11.v/a"`` of shape (rank, in) and ``"image.11.v/b"`` of
+        shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
+    text_features_, logit_scale_, logit_bias_, loss_curve_, n_iter_ : see `CLIPSVDClassifier`
+        What training left.
+    validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
+        Only where there is a validation part.
+    n_parameters_tuned_, n_parameters_, backbone_fingerprint_ : see `CLIPSVDClassifier`
+        What was tuned, and of which model.
+
+    References
+    ----------
+    .. [1] M. Zanella, I. Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models",
+       CVPR Workshops 2024, arXiv:2405.18541.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPLoRAClassifier
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPLoRAClassifier("tiny", epochs=2, lr=0.002, augment=False, random_state=0)
+    >>> clf.fit(paths[:40], labels[:40]).predict(paths[40:42]).shape
+    (2,)
+    """
+
+    # Where pickles and skops files find it, whatever file it is in.
+    __module__ = "skclipsvd.classifiers"
+
+    _parameter_constraints: dict = {
+        **TUNING_CONSTRAINTS,
+        "rank": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+    _state_attribute = "factors_"
+    _saved = {**TrainedCLIPClassifier._saved, "factors_": Saved("arrays")}
+
+    def __init__(
+        self,
+        model_name="ViT-B-16",
+        pretrained="openai",
+        *,
+        rank=2,
+        alpha=1.0,
+        dropout=0.25,
+        templates="a photo of a {}.",
+        class_names=None,
+        logit_scale=None,
+        towers=("image", "text"),
+        matrices=("q", "k", "v"),
+        layers="all",
+        epochs=20,
+        max_steps=None,
+        lr=2e-4,
+        weight_decay=0.01,
+        batch_size=32,
+        micro_batch_size=None,
+        checkpointing=False,
+        augment=True,
+        label_smoothing=0.0,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        warm_start=False,
+        precision="auto",
+        device="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.templates = templates
+        self.class_names = class_names
+        self.logit_scale = logit_scale
+        self.towers = towers
+        self.matrices = matrices
+        self.layers = layers
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.checkpointing = checkpointing
+        self.augment = augment
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.precision = precision
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _new_adaptation(self, backbone, targets, state, rng):
+        scale = self.alpha / self.rank**0.5 if rng is not None else float(state["scale"][0])
+        if rng is not None and any(
+            values.shape[0] != self.rank
+            for name, values in (state or {}).items()
+            if name.endswith("/a")
+        ):
+            raise ValueError(
+                f"warm_start=True, but rank={self.rank} is not the rank of the last fit. Use the "
+                "same rank, or warm_start=False."
+            )
+        return LowRankAdaptation(
+            targets, self.rank, scale, self.dropout, rng, state, backbone.device
+        )

@@ -1,0 +1,203 @@
+"""CLIP-SVD: parameters and their documentation."""
+
+from __future__ import annotations
+
+from ..adaptation import SpectralAdaptation
+from ..adaptation.factors import decompose
+from ._adapter_file import Saved
+from ._constraints import TUNING_CONSTRAINTS
+from ._trained import TrainedCLIPClassifier
+
+
+class CLIPSVDClassifier(TrainedCLIPClassifier):
+    """Few-shot image classifier that tunes only the singular values of CLIP's weight matrices.
+
+    Every adapted matrix is ``W = U diag(s) V^T``; ``U``, ``V`` and everything else stay frozen and
+    the vectors ``s`` are trained, in both towers, on the cross-entropy of ``logit_scale *
+    cos(image, class text)`` [1]_. Prediction costs what plain CLIP costs: the weights are merged.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-16"
+        A name of `open_clip.list_models`, ``"local-dir:PATH"``, ``"hf-hub:ID"``, or ``"tiny"``,
+        the small model that comes with this package and needs no download.
+    pretrained : str or None, default="openai"
+        A tag of `open_clip.list_pretrained` or the path of a checkpoint file. ``"tiny"``,
+        ``"local-dir:"`` and ``"hf-hub:"`` bring their own weights and do not look at it. None
+        starts from random weights (the same in every process), with a warning.
+    templates : str or list of str, default="a photo of a {}."
+        Prompts with ``{}`` for the class text; several are averaged as unit vectors.
+    class_names : mapping of label to str or list of str, optional
+        Words for each label. By default the label's own text, with spaces for underscores.
+    logit_scale : float, optional
+        Factor of the cosine similarity. By default the model's own.
+    towers : tuple of {"image", "text"}, default=("image", "text")
+        Which encoders to adapt.
+    matrices : tuple of {"q", "k", "v", "o", "mlp", "conv"}, default=("q", "k", "v", "o", "mlp")
+        Which matrices of each block to adapt.
+    layers : {"all", "bottom", "middle", "top"} or list of int, default="all"
+        Which blocks to adapt: all, a third of each tower (``"top"`` is nearest to the output), or
+        indices from the input; negative ones count from the output.
+    epochs : int, default=20
+        Passes over the images. Zero leaves CLIP as it is: exactly zero-shot.
+    max_steps : int, optional
+        Optimisation steps; overrides `epochs`.
+    lr : float, default=5e-4
+        Learning rate of AdamW on the singular values; falls to 1e-6 along a cosine. The default is
+        the published one for OpenAI's ViT-B/16; other backbones want others.
+    weight_decay : float, default=0.01
+        Decoupled decay of the singular values towards zero.
+    batch_size : int, default=32
+        Images per step, in training and prediction.
+    micro_batch_size : int, optional
+        Images that pass through the model at once in training; gradients add up to those of the
+        whole batch. Lower it, not `batch_size`, where memory runs out.
+    checkpointing : bool, default=False
+        Whether training keeps only each block's input and computes its activations again when
+        going back: slower, for less memory.
+    augment : bool, default=True
+        Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
+        off where left and right matter, as for text.
+    label_smoothing : float in [0, 1), default=0.0
+        Share of each target that is spread over all classes.
+    class_weight : dict of label to float, "balanced" or None, default=None
+        Weight of each class in the loss; ``"balanced"`` makes rare classes count as much as
+        frequent ones.
+    early_stopping : bool, default=False
+        Whether to stop when the validation part gets no better, and keep its best epoch (the
+        start included: the result is never worse there than zero-shot CLIP).
+    validation_fraction : float in (0, 1), default=0.1
+        Share of X to validate on with `early_stopping`; at least one image per class. Not used
+        where `fit` is given X_val and y_val.
+    n_iter_no_change : int, default=10
+        Epochs without a better one after which `early_stopping` stops.
+    tol : float, default=1e-4
+        By how much the validation accuracy must rise (or, at equal accuracy, the loss fall) to
+        count as better.
+    warm_start : bool, default=False
+        Whether `fit` starts from the numbers of the last fit instead of the frozen ones.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        Number format of the matrix products: half precision on a GPU, float32 elsewhere. Singular
+        values are always trained in float32.
+    device : str, default="auto"
+        A torch device. ``"auto"`` takes a GPU where there is one.
+    n_jobs : int, optional
+        Threads that read and decode images. By default as many as torch computes with.
+    random_state : int, RandomState instance or None, default=None
+        Order of the images and random crops. An int makes `fit` repeatable.
+    verbose : int, default=0
+        Whether to show a progress bar, and first how much memory a step will take.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    singular_values_ : dict of str to float32 ndarray of shape (rank,)
+        Tuned singular values by matrix name, such as ``"image.11.v"``.
+    text_features_ : float32 ndarray of shape (n_classes, n_features)
+        Unit-length embedding of each class's prompts by the adapted text tower.
+    logit_scale_ : float
+        Factor of the cosine similarity.
+    logit_bias_ : float
+        What SigLIP adds to every score; 0.0 for other families.
+    loss_curve_ : float32 ndarray of shape (n_iter_,)
+        Training loss of each step.
+    n_iter_ : int
+        Optimisation steps taken.
+    validation_scores_ : ndarray of shape (n_epochs + 1,)
+        Accuracy on the validation part before training and after each epoch. Only where there is
+        one.
+    best_validation_score_ : float
+        Accuracy of the best epoch. Only where there is a validation part.
+    n_parameters_tuned_ : int
+        How many numbers were trained.
+    n_parameters_ : int
+        How many numbers the frozen backbone has.
+    backbone_fingerprint_ : str
+        SHA-256 of the frozen weights.
+
+    References
+    ----------
+    .. [1] T. Koleilat, H. Rivaz, Y. Xiao, "Singular Value Few-shot Adaptation of Vision-Language
+       Models", arXiv:2509.03740, 2025.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPSVDClassifier
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPSVDClassifier("tiny", epochs=2, lr=0.01, augment=False, random_state=0)
+    >>> clf.fit(paths[:40], labels[:40]).predict(paths[40:42]).shape
+    (2,)
+    """
+
+    # Where pickles and skops files find it, whatever file it is in.
+    __module__ = "skclipsvd.classifiers"
+
+    _parameter_constraints: dict = TUNING_CONSTRAINTS
+    _state_attribute = "singular_values_"
+    _saved = {**TrainedCLIPClassifier._saved, "singular_values_": Saved("arrays")}
+
+    def __init__(
+        self,
+        model_name="ViT-B-16",
+        pretrained="openai",
+        *,
+        templates="a photo of a {}.",
+        class_names=None,
+        logit_scale=None,
+        towers=("image", "text"),
+        matrices=("q", "k", "v", "o", "mlp"),
+        layers="all",
+        epochs=20,
+        max_steps=None,
+        lr=5e-4,
+        weight_decay=0.01,
+        batch_size=32,
+        micro_batch_size=None,
+        checkpointing=False,
+        augment=True,
+        label_smoothing=0.0,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        warm_start=False,
+        precision="auto",
+        device="auto",
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.templates = templates
+        self.class_names = class_names
+        self.logit_scale = logit_scale
+        self.towers = towers
+        self.matrices = matrices
+        self.layers = layers
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.checkpointing = checkpointing
+        self.augment = augment
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.precision = precision
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _new_adaptation(self, backbone, targets, state, rng):
+        return SpectralAdaptation(targets, decompose(backbone, targets), state)

@@ -1,0 +1,133 @@
+"""Zero-shot CLIP: parameters and their documentation; nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from numpy.typing import ArrayLike
+from sklearn.base import _fit_context
+
+from ._base import BaseCLIPClassifier
+from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
+
+
+class CLIPZeroShotClassifier(BaseCLIPClassifier):
+    """CLIP as it is: images are compared with the class texts, and nothing is trained.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-16"
+        As for `CLIPSVDClassifier`.
+    pretrained : str or None, default="openai"
+        As for `CLIPSVDClassifier`.
+    templates : str or list of str, default="a photo of a {}."
+        Prompts with ``{}`` for the class text; several are averaged as unit vectors.
+    class_names : mapping of label to str or list of str, optional
+        Words for each label. By default the label's own text, with spaces for underscores.
+    logit_scale : float, optional
+        Factor of the cosine similarity. By default the model's own.
+    batch_size : int, default=32
+        Images per step of prediction.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        Number format of the matrix products: half precision on a GPU, float32 elsewhere.
+    device : str, default="auto"
+        A torch device. ``"auto"`` takes a GPU where there is one.
+    n_jobs : int, optional
+        Threads that read and decode images. By default as many as torch computes with.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    text_features_ : float32 ndarray of shape (n_classes, n_features)
+        Unit-length embedding of each class's prompts.
+    logit_scale_ : float
+        Factor of the cosine similarity.
+    logit_bias_ : float
+        What SigLIP adds to every score; 0.0 for other families.
+    n_parameters_ : int
+        How many numbers the frozen backbone has.
+    backbone_fingerprint_ : str
+        SHA-256 of the frozen weights.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPZeroShotClassifier
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPZeroShotClassifier("tiny").fit(None, sorted(set(labels)))
+    >>> clf.predict_proba(paths[:3]).shape
+    (3, 10)
+    """
+
+    # Where pickles and skops files find it, whatever file it is in.
+    __module__ = "skclipsvd.classifiers"
+
+    _parameter_constraints: dict = {**MODEL_CONSTRAINTS, **PROMPT_CONSTRAINTS}
+
+    def __init__(
+        self,
+        model_name="ViT-B-16",
+        pretrained="openai",
+        *,
+        templates="a photo of a {}.",
+        class_names=None,
+        logit_scale=None,
+        batch_size=32,
+        precision="auto",
+        device="auto",
+        n_jobs=None,
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.templates = templates
+        self.class_names = class_names
+        self.logit_scale = logit_scale
+        self.batch_size = batch_size
+        self.precision = precision
+        self.device = device
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike | None, y: ArrayLike) -> Self:
+        """Learn which classes there are.
+
+        Parameters
+        ----------
+        X : sequence of n_images images, or None
+            Not looked at beyond its length, so that this estimator takes the place of one that
+            trains; None where there are no images.
+        y : array-like of shape (n_images,)
+            Labels; each needs to occur once.
+
+        Returns
+        -------
+        self : CLIPZeroShotClassifier
+
+        Raises
+        ------
+        FileNotFoundError
+            Weights that cannot be had.
+        ValueError
+            A parameter out of its range, or fewer than two classes.
+        """
+        y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
+        classes, _ = self._check_classes(y)
+        backbone = self._load_backbone()
+        prompts = self._prompts(classes, backbone)
+        self.text_features_ = self._text_features(backbone.model, prompts, backbone)
+        self.classes_ = classes
+        self.logit_scale_ = self._logit_scale(backbone)
+        self.logit_bias_ = backbone.logit_bias
+        self.n_parameters_ = backbone.n_parameters
+        self.backbone_fingerprint_ = backbone.fingerprint
+        return self
+
+    def __sklearn_tags__(self):
+        """Promise no accuracy on the training data: nothing is learnt from it."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+    def _adapted_model(self, backbone):
+        return backbone.model

@@ -1,0 +1,24 @@
+"""A frozen CLIP: found, loaded, shared, run."""
+
+from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
+from .devices import autocast, choose_device, choose_dtype
+from .embedding import embed, unit_image_features
+from .prompts import Prompts, build_prompts, class_texts, encode_exactly
+from .weights import build_structure
+
+__all__ = [
+    "Backbone",
+    "Prompts",
+    "autocast",
+    "backbone_in_memory",
+    "build_prompts",
+    "build_structure",
+    "choose_device",
+    "choose_dtype",
+    "class_texts",
+    "embed",
+    "encode_exactly",
+    "fingerprint",
+    "load_backbone",
+    "unit_image_features",
+]

@@ -1,0 +1,158 @@
+"""A frozen CLIP: loaded once, fingerprinted, shared by every estimator of the process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transform import PreprocessCfg
+from open_clip.transformer import (
+    QuickGELU,
+)
+from torch import nn
+
+from ..caching.process import BACKBONES
+from .skeleton import structural_copy
+from .weights import build_model, source_of
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen CLIP on one device, shared by every estimator of the process.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        An open_clip model in evaluation mode, float32, none of whose parameters wants gradients.
+        Nobody writes to it, and nobody calls it while swapping tensors: use `skeleton`.
+    tokenize : callable
+        Maps a list of str to an int64 tensor of shape (n_texts, context_length).
+    preprocess : open_clip.transform.PreprocessCfg
+        Image size, mean, standard deviation, interpolation and resize mode.
+    fingerprint : str
+        SHA-256 of the weights' names, shapes and float32 values; equal on every device.
+    device : torch.device
+        Where `model` lies.
+    """
+
+    model: nn.Module
+    tokenize: Any
+    preprocess: PreprocessCfg
+    fingerprint: str
+    device: torch.device
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the frozen model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor of the cosine similarity, ``exp(model.logit_scale)``."""
+        return float(self.model.logit_scale.detach().exp().item())
+
+    @property
+    def logit_bias(self) -> float:
+        """The constant that SigLIP adds to its scores; 0.0 for every other family."""
+        bias = getattr(self.model, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach().item())
+
+    def skeleton(self) -> nn.Module:
+        """Copy the structure and share every tensor, so that a tensor can be replaced in private.
+
+        ``torch.func.functional_call`` on the shared module would swap tensors in place: two
+        threads would see each other's weights.
+        """
+        return structural_copy(self.model)
+
+
+def load_backbone(model_name: str, pretrained: str | None, device: torch.device) -> Backbone:
+    """Load a frozen CLIP, or hand out the one that this process already has.
+
+    Parameters
+    ----------
+    model_name : str
+        ``"tiny"``, a name of `open_clip.list_models`, ``"local-dir:PATH"`` or ``"hf-hub:ID"``.
+    pretrained : str or None
+        A tag of `open_clip.list_pretrained` or the path of a checkpoint file. Names that carry
+        their own weights (``"tiny"``, ``"local-dir:"``, ``"hf-hub:"``) do not look at it. None
+        asks for random weights, drawn from a fixed seed.
+    device : torch.device
+        Where the model is wanted.
+
+    Returns
+    -------
+    backbone : Backbone
+
+    Raises
+    ------
+    ValueError
+        Unknown name or tag; a checkpoint that is damaged or of another architecture.
+    FileNotFoundError
+        The weights are not here and cannot be had.
+    """
+    source = source_of(model_name, pretrained)
+
+    def make_on_cpu() -> tuple[Backbone, int]:
+        model, tokenize = build_model(model_name, pretrained)
+        model.eval().requires_grad_(False)
+        backbone = Backbone(
+            model=model,
+            tokenize=tokenize,
+            preprocess=PreprocessCfg(**model.visual.preprocess_cfg),
+            fingerprint=fingerprint(model),
+            device=torch.device("cpu"),
+        )
+        return backbone, _nbytes(model)
+
+    on_cpu = BACKBONES.get_or_make((source, "cpu"), make_on_cpu)
+    if device.type == "cpu":
+        return on_cpu
+
+    def make_on_device() -> tuple[Backbone, int]:
+        model = copy.deepcopy(on_cpu.model).to(device)
+        copied = Backbone(model, on_cpu.tokenize, on_cpu.preprocess, on_cpu.fingerprint, device)
+        return copied, _nbytes(model)
+
+    return BACKBONES.get_or_make((source, str(device)), make_on_device)
+
+
+def backbone_in_memory(
+    model_name: str, pretrained: str | None, device: torch.device
+) -> Backbone | None:
+    """Hand out a frozen CLIP only if this process already has it; load nothing.
+
+    Parameters
+    ----------
+    model_name, pretrained, device
+        As for `load_backbone`.
+
+    Returns
+    -------
+    backbone : Backbone or None
+    """
+    key = "cpu" if device.type == "cpu" else str(device)
+    return BACKBONES.get((source_of(model_name, pretrained), key))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash the weights, so that singular values are never applied to another model's.
+
+    The activation is hashed too where it is QuickGELU: the same weights with GELU are another
+    model, and no weight tells them apart.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(values.shape)}".encode())
+        digest.update(values.numpy().data)
+    if any(isinstance(module, QuickGELU) for module in model.modules()):
+        digest.update(b"quick_gelu")
+    return digest.hexdigest()
+
+
+def _nbytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())

@@ -1,0 +1,73 @@
+"""Images -> embeddings, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..images import Item, iterate, normalise
+from .devices import autocast
+
+# Matrix products take another path for a few rows than for many, and round differently. Whole
+# multiples of this many images give every image the same bits wherever it stands.
+_MULTIPLE = 8
+
+
+def unit_image_features(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Encode normalised pixels into float32 unit vectors of shape (batch, n_features)."""
+    return F.normalize(model.encode_image(pixels).float(), dim=-1)
+
+
+def embed(
+    model: nn.Module,
+    items: Sequence[Item],
+    preprocess: PreprocessCfg,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    n_threads: int,
+    head: Callable[[Tensor], Tensor] = lambda features: features,
+) -> NDArray[np.float32]:
+    """Embed images batch by batch, in memory that does not grow with their number.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Merged.
+    items : sequence
+        From `images.as_items`.
+    preprocess : PreprocessCfg
+        The model's image configuration.
+    device, dtype, batch_size, n_threads
+        Where and how.
+    head : callable, optional
+        What to keep of a batch's float32 unit vectors of shape (batch, n_features).
+
+    Returns
+    -------
+    kept : float32 array of shape (n_images, ...)
+    """
+    # One array for all: small ones, each held from between two batches' large blocks, would keep
+    # the allocator from giving any of those back.
+    kept = None
+    done = 0
+    for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
+        n = len(batch)
+        padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
+        with torch.inference_mode():
+            with autocast(device, dtype):
+                pixels = normalise(torch.cat([batch, padding]), preprocess, device)
+                features = unit_image_features(model, pixels)
+            answers = head(features)[:n].cpu().numpy()
+        if kept is None:
+            kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
+        kept[done : done + n] = answers
+        done += n
+    return kept

@@ -1,0 +1,91 @@
+"""What open_clip's two towers are made of, and what they promise about their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from open_clip.transformer import (
+    PatchDropout,
+    ResidualAttentionBlock,
+)
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+TOWERS = ("image", "text")
+# What drops out in training, and the attribute that says how much.
+_RANDOM = {
+    nn.modules.dropout._DropoutNd: "p",
+    nn.MultiheadAttention: "dropout",
+    DropPath: "drop_prob",
+    PatchDropout: "prob",
+}
+FindEnds = Callable[[Tensor], Tensor]
+
+
+def text_tower(model: nn.Module) -> nn.Module:
+    """Return the module that holds the text tower: the model itself in OpenAI's layout."""
+    return model if hasattr(model, "positional_embedding") else getattr(model, "text", model)
+
+
+def can_pool(transformer: nn.Module) -> bool:
+    """Whether the last block is one that `PooledBlock` knows."""
+    return transformer.batch_first and type(transformer.resblocks[-1]) is ResidualAttentionBlock
+
+
+def draws_random_numbers(module: nn.Module) -> bool:
+    """Whether a module drops out anything in training."""
+    return any(
+        getattr(part, name, None)
+        for part in module.modules()
+        for kind, name in _RANDOM.items()
+        if isinstance(part, kind)
+    )
+
+
+def text_parts(model: nn.Module) -> tuple[nn.Module, str | None, int | None]:
+    """Return what holds the text tower's parts, how it pools, and its end-of-text token."""
+    if hasattr(model, "positional_embedding"):  # open_clip.CLIP has the parts itself
+        return model, model.text_pool_type, model.text_eos_id
+    text = model.text
+    return text, getattr(text, "pool_type", None), getattr(text, "eos_id", None)
+
+
+def is_causal(mask: Tensor | None) -> bool:
+    """Whether an additive attention mask keeps every token from what stands behind it."""
+    if mask is None:
+        return False
+    return bool(torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all())
+
+
+def cut_context(tower: nn.Module, positions: Tensor, mask: Tensor, length: int) -> None:
+    """Give a private causal tower the first `length` of its positions, and the mask of those."""
+    place_positions(tower, positions[:length])
+    tower.attn_mask = mask[:length, :length]
+
+
+def place_positions(tower: nn.Module, positions: Tensor) -> None:
+    """Give a private text tower other positional embeddings, frozen."""
+    tower.positional_embedding = nn.Parameter(positions.detach(), requires_grad=False)
+
+
+def end_finder(model: nn.Module, tower: nn.Module) -> FindEnds | None:
+    """Return what finds each end-of-text token; None where a later one could matter."""
+    mask = getattr(tower, "attn_mask", None)
+    if not is_causal(mask) or getattr(tower, "cls_emb", None) is not None:
+        return None
+    pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
+    end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
+    return {
+        "argmax": lambda tokens: tokens.argmax(dim=-1),
+        "eos": lambda tokens: (tokens == end).int().argmax(dim=-1),
+    }.get(pool)
+
+
+def tower_kinds(model: nn.Module) -> dict[str, str]:
+    """Name the architecture of each tower, for messages."""
+    image = getattr(model.visual, "trunk", model.visual)
+    text = getattr(model, "text", model)
+    if text is model or hasattr(text, "config"):
+        text = text.transformer
+    return dict(zip(TOWERS, (type(image).__name__, type(text).__name__), strict=True))

@@ -1,0 +1,23 @@
+"""Whatever a user calls an image -> pixels -> batches."""
+
+from .augmentation import augment, random_crop
+from .decoding import Decoded, decode_all, decoding_threads, identity, iterate, stack_views
+from .items import Item, Name, as_items, check_exist
+from .preprocessing import normalise, size_of
+
+__all__ = [
+    "Decoded",
+    "Item",
+    "Name",
+    "as_items",
+    "augment",
+    "check_exist",
+    "decode_all",
+    "decoding_threads",
+    "identity",
+    "iterate",
+    "normalise",
+    "random_crop",
+    "size_of",
+    "stack_views",
+]

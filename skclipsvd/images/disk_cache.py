@@ -1,0 +1,51 @@
+"""Decoded images on disk, where the user names a folder for them.
+
+Several processes (or sessions) that work on the same large photographs then decode each once. The
+folder is the user's: nothing is written where the variable is not set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..caching.files import replacing
+
+_VARIABLE = "SKCLIPSVD_IMAGE_CACHE"
+
+
+def read(key: tuple) -> dict[str, NDArray[np.uint8]] | None:
+    """Return the arrays kept under `key`, or None where there are none that can be read."""
+    file = _file(key)
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        return None
+
+
+def write(key: tuple, **arrays: NDArray[np.uint8]) -> None:
+    """Keep arrays under `key`; a full or read-only disk costs time later, not an error."""
+    file = _file(key)
+    if file is None:
+        return
+    try:
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+    except OSError:
+        return
+
+
+def _file(key: tuple) -> Path | None:
+    folder = os.environ.get(_VARIABLE)
+    if not folder:
+        return None
+    name = hashlib.sha256(repr(key).encode()).hexdigest()
+    return Path(folder).expanduser() / name[:2] / f"{name}.npz"

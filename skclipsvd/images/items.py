@@ -1,0 +1,146 @@
+"""What a user calls an image, as a list: containers, paths, and messages about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_NAMED_AT_MOST = 10
+Item = str | bytes | Image.Image | NDArray[np.uint8]
+Name = Callable[[int], str]
+ROW_OF_X: Name = "X[{}]".format
+
+
+def as_items(X: Any) -> list[Item]:
+    """Turn any supported container of images into a list, without reading a file.
+
+    Parameters
+    ----------
+    X : sequence
+        Paths (str or Path), encoded images (bytes), PIL images or (height, width, 3) uint8 arrays
+        in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow array; or one
+        (n, height, width, 3) uint8 array.
+
+    Returns
+    -------
+    items : list
+        str for paths; bytes, PIL images and arrays as they came.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Anything else, with the index and what to pass instead.
+    """
+    items = [_as_item(index, item) for index, item in enumerate(_as_sequence(X))]
+    if not items:
+        raise ValueError(
+            "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required: "
+            "X has no images."
+        )
+    return items
+
+
+def _as_sequence(X: Any) -> Sequence[Any]:
+    if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
+        raise ValueError(
+            f"X expects a sequence of images, got a single {type(X).__name__}; wrap it in a list: "
+            f"[{short(X)}]."
+        )
+    if isinstance(X, (list, tuple)):
+        return X
+    if hasattr(X, "to_pylist"):  # pyarrow
+        return X.to_pylist()
+    if getattr(X, "ndim", getattr(X, "shape", None)) is None:
+        raise TypeError(
+            "X must be a list, array, Series or one-column frame of image paths, PIL images, "
+            f"bytes or uint8 arrays; got {type(X).__name__}."
+        )
+    if hasattr(X, "columns"):  # pandas and polars frames
+        if len(X.columns) != 1:
+            raise ValueError(
+                f"X is a frame of shape {tuple(X.shape)}; pass the one column that holds the image "
+                f"paths, for example X[{str(X.columns[0])!r}]."
+            )
+        X = X[X.columns[0]]
+    return _array_as_sequence(X if isinstance(X, np.ndarray) else X.to_numpy())
+
+
+def _array_as_sequence(X: np.ndarray) -> Sequence[Any]:
+    if X.ndim == 4 and X.dtype == np.uint8 and X.shape[-1] == 3:
+        return list(X)
+    if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in "OUS":
+        X = X[:, 0]
+    if X.ndim == 1:
+        return X.tolist()  # whatever is no image is named by its index later
+    raise ValueError(
+        f"X has shape {X.shape} and dtype {X.dtype}; expected image paths of shape (n,) or (n, 1), "
+        "or uint8 images of shape (n, height, width, 3). For embeddings use CosineClassifier."
+    )
+
+
+def _as_item(index: int, item: Any) -> Item:
+    if hasattr(item, "as_py"):  # pyarrow's scalars, as scikit-learn < 1.8 indexes its arrays
+        item = item.as_py()
+    if isinstance(item, os.PathLike):
+        item = os.fspath(item)
+    if isinstance(item, np.ndarray):
+        return _checked_array(index, item)
+    if isinstance(item, (list, tuple)) and len(item) == 1:
+        return _as_item(index, item[0])
+    if isinstance(item, (str, bytes, Image.Image)):
+        return item
+    if item is None or type(item).__name__ in {"NAType", "NaTType"} or item != item:
+        raise ValueError(f"X[{index}] is missing (NaN or None); drop the row or give it an image.")
+    raise TypeError(
+        f"X[{index}] is a {type(item).__name__}; expected a path (str or Path), encoded bytes, a "
+        "PIL image or a (height, width, 3) uint8 array."
+    )
+
+
+def _checked_array(index: int, array: np.ndarray) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ValueError(
+            f"X[{index}] has shape {array.shape} and dtype {array.dtype}; an image array must be "
+            "uint8 of shape (height, width, 3) with values 0 to 255."
+        )
+    return array
+
+
+def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> None:
+    """Raise FileNotFoundError that names the paths which do not exist, by index."""
+    missing = [(i, item) for i, item in enumerate(items) if _is_missing(item)]
+    if missing:
+        raise FileNotFoundError(list_bad(missing, name, "no such file"))
+
+
+def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
+    """Say what is wrong with the rows `bad`: (index, item) or (index, item, reason) each."""
+    lines = [
+        f"{name(index)} = {short(item)}{': ' + reason[0] if reason else ''}"
+        for index, item, *reason in bad[:_NAMED_AT_MOST]
+    ]
+    if len(bad) > _NAMED_AT_MOST:
+        lines.append(f"and {len(bad) - _NAMED_AT_MOST} more")
+    advice = "Correct the paths" if problem == "no such file" else "Replace the files"
+    relative = any(isinstance(item, str) and not Path(item).is_absolute() for _, item, *_ in bad)
+    where = f" (relative paths start at {os.getcwd()})" if relative else ""
+    return f"{len(bad)} image(s): {problem}{where}. {advice} or drop the rows: " + "; ".join(lines)
+
+
+def _is_missing(item: Item) -> bool:
+    return isinstance(item, str) and not os.path.exists(item)
+
+
+def short(item: Any) -> str:
+    """Name an image in a message."""
+    if isinstance(item, bytes):
+        return f"<{len(item)} bytes>"
+    if isinstance(item, Image.Image):
+        return f"<PIL image {item.size[0]}x{item.size[1]} {item.mode}>"
+    return repr(os.fspath(item) if isinstance(item, os.PathLike) else item)

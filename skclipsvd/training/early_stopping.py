@@ -1,0 +1,58 @@
+"""Which epoch was best on a validation part, and when to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass
+class EarlyStopping:
+    """Keep the best epoch on a validation part, and stop when no better one comes.
+
+    An epoch is better if its accuracy is higher by more than `tol`, or not lower and its loss is
+    lower by more than `tol`: few validation images make accuracies that often tie.
+
+    Attributes
+    ----------
+    pixels : uint8 Tensor of shape (n_images, 3, height, width)
+    labels : int array of shape (n_images,)
+    patience : int or None
+        Epochs without a better one after which to stop; None only watches.
+    tol : float
+    scores : list of float
+        Accuracy before training and after each epoch.
+    """
+
+    pixels: Tensor
+    labels: NDArray[np.intp]
+    patience: int | None
+    tol: float
+    scores: list[float] = field(default_factory=list)
+    best: tuple[float, float] | None = None
+    best_state: list[Tensor] = field(default_factory=list)
+    waited: int = 0
+
+    def update(self, accuracy: float, loss: float, numbers: list[nn.Parameter]) -> bool:
+        """Take note of an epoch; True where it is time to stop."""
+        self.scores.append(accuracy)
+        if self._is_better(accuracy, loss):
+            self.best, self.waited = (accuracy, loss), 0
+            self.best_state = [number.detach().clone() for number in numbers]
+        else:
+            self.waited += 1
+        return self.patience is not None and self.waited >= self.patience
+
+    def restore(self, numbers: list[nn.Parameter]) -> None:
+        """Put the best epoch's numbers back."""
+        if self.patience is not None:
+            for number, best in zip(numbers, self.best_state, strict=True):
+                number.data.copy_(best)
+
+    def _is_better(self, accuracy: float, loss: float) -> bool:
+        if self.best is None or accuracy > self.best[0] + self.tol:
+            return True
+        return accuracy >= self.best[0] and loss < self.best[1] - self.tol

@@ -1,0 +1,86 @@
+"""What to learn, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..clip import Backbone, Prompts
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes
+    ----------
+    n_steps : int
+        Optimisation steps at most.
+    batch_size : int
+        Images per step; a smaller set is one whole batch.
+    micro_batch_size : int
+        Images that pass through the model at once; gradients add up to those of the batch.
+    lr : float
+        Learning rate of the first step; it falls to 1e-6 along a cosine.
+    weight_decay : float
+        Decoupled decay, towards zero.
+    label_smoothing : float
+        Share of each target that is spread over all classes.
+    dtype : torch.dtype
+        Of the matrix products; trained numbers and the loss are float32.
+    checkpointing : bool
+        Whether to keep only each block's input and compute its activations again when going back.
+    verbose : bool
+        Whether to show a progress bar.
+    """
+
+    n_steps: int
+    batch_size: int
+    micro_batch_size: int
+    lr: float
+    weight_decay: float
+    label_smoothing: float
+    dtype: torch.dtype
+    checkpointing: bool
+    verbose: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What to learn.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The frozen model.
+    prompts : Prompts
+        Of all classes, on the backbone's device.
+    logit_scale : float
+        Factor of the cosine similarity.
+    pixels : callable
+        Maps row numbers to a uint8 tensor of shape (batch, 3, height, width).
+    fixed_pixels : bool
+        Whether a row has the same pixels every time.
+    labels : int array of shape (n_images,)
+        Class index of each row.
+    weights : float32 array of shape (n_images,) or None
+        Weight of each row; their mean is 1.
+    """
+
+    backbone: Backbone
+    prompts: Prompts
+    logit_scale: float
+    pixels: Callable[[NDArray[np.intp]], Tensor]
+    fixed_pixels: bool
+    labels: NDArray[np.intp]
+    weights: NDArray[np.float32] | None = None
+
+
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """Count the batches that cover every image once."""
+    return -(-n_images // batch_size)

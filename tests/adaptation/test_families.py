@@ -1,0 +1,365 @@
+"""One small randomly initialised member of every family of open_clip models, end to end."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.adaptation import LowRankAdaptation, find_targets
+from skclipsvd.clip import build_prompts, load_backbone
+from skclipsvd.clip.skeleton import structural_copy
+from skclipsvd.training.text_encoder import text_encoder
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TIMM = {"timm_pool": "", "timm_proj": "linear", "image_size": 160}
+VIT = {"image_size": 32, "layers": 2, "width": 48, "head_width": 16, "patch_size": 8}
+FAMILIES = {
+    "OpenAI ViT": {
+        "vision_cfg": VIT,
+        "quick_gelu": True,
+    },
+    "timm ViT": {"vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "token"}},
+    "SigLIP": {
+        "vision_cfg": {
+            **TIMM, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none",
+        },
+        "text_cfg": {
+            **TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True, "width": 64,
+        },
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+    },
+    "EVA02": {
+        "vision_cfg": {
+            **TIMM, "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token",
+            "image_size": 224,
+        },
+        "custom_text": True,
+    },
+    "ConvNeXt": {"vision_cfg": {**TIMM, "timm_model_name": "test_convnext"}},
+    "ModifiedResNet": {
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    },
+    "MobileCLIP": {
+        "vision_cfg": {
+            "timm_model_name": "fastvit_mci0", "timm_pool": "avg", "timm_proj": None,
+            "image_size": 64,
+        },
+        "custom_text": True,
+    },
+    "CoCa": {
+        "vision_cfg": {
+            **VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True,
+        },
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True, "context_length": 76},
+        "multimodal_cfg": {
+            "context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1,
+            "attn_pooler_heads": 4,
+        },
+        "custom_text": True,
+    },
+    "ViTamin": {
+        "vision_cfg": {
+            "timm_model_name": "vitamin_small_224", "timm_pool": "", "timm_proj": "linear",
+            "image_size": 224,
+        },
+        "custom_text": True,
+    },
+}  # fmt: skip
+SLOW = {"EVA02", "MobileCLIP", "ViTamin"}
+
+
+def write_model(folder, config):
+    """Write a local model folder: configuration, and weights from a fixed seed."""
+    config = {"embed_dim": 32, "text_cfg": TEXT, **config}
+    preprocess = {"size": config["vision_cfg"]["image_size"]}
+    content = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
+    return f"local-dir:{folder}"
+
+
+def families():
+    for name in (*FAMILIES, "timm ViT with BERT"):
+        yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [], id=name)
+
+
+@pytest.fixture(scope="module", params=families())
+def family(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = FAMILIES.get(request.param) or bert_look_alike(folder)
+    return request.param, write_model(folder, config)
+
+
+def bert_look_alike(folder, dropout=0.0):
+    """Save a small BERT configuration and vocabulary, and describe BiomedCLIP's kind of model."""
+    transformers = pytest.importorskip("transformers")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "photo",
+        "of",
+        "temple",
+        "flower",
+        ".",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    ).save_pretrained(folder)  # fmt: skip
+    return {
+        "vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "token"},
+        "text_cfg": {
+            "hf_model_name": str(folder), "hf_tokenizer_name": str(folder),
+            "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "context_length": 32,
+        },
+        "custom_text": True,
+    }  # fmt: skip
+
+
+def open_clips_own_scores(model, backbone, paths, classes):
+    transform = image_transform_v2(backbone.preprocess, is_train=False)
+    images = torch.stack([transform(Image.open(path)) for path in paths])
+    tokens = backbone.tokenize([f"a photo of a {name}." for name in classes])
+    with torch.no_grad():
+        image = torch.nn.functional.normalize(model.encode_image(images), dim=-1)
+        text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+        logits = model.logit_scale.exp() * image @ text.T
+        if getattr(model, "logit_bias", None) is not None:
+            logits = logits + model.logit_bias
+    return logits.numpy()
+
+
+def fresh_model(name):
+    return open_clip.create_model(name, pretrained_text=False).eval()
+
+
+def test_zero_steps_are_open_clips_own_scores(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(family[1], max_steps=0).fit(paths, labels)
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    expected = open_clips_own_scores(fresh_model(family[1]), backbone, paths, clf.classes_)
+    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_few_steps_lower_the_loss_and_merge_exactly(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=8, lr=0.003, weight_decay=0.0, augment=False, random_state=0
+    ).fit(paths, labels)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+    assert {name.partition(".")[0] for name in clf.singular_values_} == {"image", "text"}
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    usual = [t for t in find_targets(backbone.model) if t.matrix != "conv"]
+    assert clf.n_parameters_tuned_ == sum(t.rank for t in usual)
+    plain = fresh_model(family[1])
+    plain.load_state_dict(clf.merged_state_dict())
+    expected = open_clips_own_scores(plain, backbone, paths, clf.classes_)
+    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+    loaded = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(loaded.predict_proba(paths), clf.predict_proba(paths))
+
+
+def test_trained_and_merged_forms_agree(family, photographs):
+    """The first loss of a warm start is the loss of the merged model."""
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=3, lr=0.003, augment=False, random_state=0, warm_start=True
+    ).fit(paths, labels)
+    right = (labels == "temple").astype(int)
+    merged = -np.log(clf.predict_proba(paths)[np.arange(len(paths)), right]).mean()
+    clf.set_params(max_steps=1).fit(paths, labels)
+    assert clf.loss_curve_[0] == pytest.approx(merged, rel=1e-3)
+
+
+def tensors_of(module):
+    return [*module.parameters(), *module.buffers()]
+
+
+def test_a_skeleton_has_its_own_modules_and_everybodys_tensors(family):
+    model = load_backbone(family[1], None, torch.device("cpu")).model
+    skeleton = structural_copy(model)
+    tensors = tensors_of(model)
+    expected = copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+    named = (dict(m.named_modules()) for m in (model, skeleton, expected))
+    for (name, original), own, copied in zip(*(n.items() for n in named), strict=True):
+        assert type(own[1]) is type(original)
+        assert own[1] is not original
+        assert list(vars(own[1])) == list(vars(copied[1])), name
+        for table in ("_parameters", "_buffers", "_modules", "_forward_hooks"):
+            assert getattr(own[1], table) is not getattr(original, table)
+        for tensor, same in zip(tensors_of(own[1]), tensors_of(original), strict=True):
+            assert tensor is same
+    images = torch.rand(2, 3, *np.broadcast_to(model.visual.image_size, 2))
+    with torch.no_grad():
+        before = model.encode_image(images)
+        torch.testing.assert_close(skeleton.encode_image(images), before, rtol=0, atol=0)
+        for module in skeleton.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(torch.zeros_like(parameter)))
+        torch.testing.assert_close(model.encode_image(images), before, rtol=0, atol=0)
+
+
+class Counting(torch.nn.Linear):
+    """Calls a method of its own as a hook."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.calls = 0
+        self.register_forward_hook(self.count)
+
+    def count(self, *_):
+        self.calls += 1
+
+
+class CopiedItsOwnWay(Counting):
+    def __deepcopy__(self, memo):
+        twin = memo[id(self)] = type(self)()
+        twin.calls = 100
+        return twin
+
+
+@pytest.mark.parametrize(("kind", "first"), [(Counting, 0), (CopiedItsOwnWay, 100)])
+def test_a_skeleton_respects_hooks_repetitions_and_own_copies(kind, first):
+    twice = kind()
+    model = torch.nn.Sequential(twice, torch.nn.Sequential(), twice)
+    skeleton = structural_copy(model)
+    assert skeleton[0] is skeleton[2]
+    assert skeleton[0] is not twice
+    assert skeleton[1] is not model[1]
+    skeleton(torch.ones(2))
+    assert (skeleton[0].calls, twice.calls) == (first + 2, 0)
+
+
+@pytest.mark.parametrize("family", ["ModifiedResNet", "ConvNeXt"], indirect=True)
+def test_spatial_kernels_where_asked_for(family, photographs):
+    paths, labels = photographs[0][::2], photographs[1][::2]
+    clf = CLIPSVDClassifier(
+        family[1], max_steps=4, lr=0.003, augment=False, matrices=["conv"], random_state=0
+    ).fit(paths, labels)
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    kernels = {t.name: t for t in find_targets(backbone.model) if t.matrix == "conv"}
+    assert set(clf.singular_values_) == set(kernels)
+    frozen = backbone.model.state_dict()
+    merged = clf.merged_state_dict()
+    changed = [t.tensor for t in kernels.values() if (merged[t.tensor] != frozen[t.tensor]).any()]
+    assert changed
+    assert all(frozen[name].ndim == 4 for name in changed)
+    loss = clf.loss_curve_[-1]
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_what_is_left_out_of_prompts_changes_nothing(family, dropout):
+    backbone = load_backbone(family[1], None, torch.device("cpu"))
+    texts = [["temple"], ["flower"], ["a photo of a temple"]]
+    prompts = build_prompts(texts, ["a photo of a {}.", "{}"], backbone.tokenize)
+    adaptation = LowRankAdaptation([], 2, 1.0, dropout, None, None, backbone.device)
+    encode = text_encoder(backbone.skeleton(), prompts.tokens, adaptation)
+    with torch.no_grad():
+        full = backbone.model.encode_text(prompts.tokens)
+        torch.testing.assert_close(encode(), full, atol=1e-5, rtol=1e-4)
+    never_cut = family[0] in {"SigLIP", "CoCa"}
+    assert (encode.n_tokens == prompts.tokens.numel()) == never_cut
+    longest = max(len(row.nonzero()) for row in prompts.tokens)
+    shared = encode.n_tokens < len(prompts.tokens) * longest / 1.5
+    assert shared == (not never_cut and "BERT" not in family[0] and dropout == 0)
+
+
+def test_a_text_towers_own_dropout_is_on_in_training_only(photographs, tmp_path):
+    name = write_model(tmp_path, bert_look_alike(tmp_path, dropout=0.5))
+    settings = dict(max_steps=1, augment=False)
+    fits = [
+        CLIPSVDClassifier(name, random_state=s, **settings).fit(*photographs) for s in (0, 0, 1)
+    ]
+    losses = [clf.loss_curve_[0] for clf in fits]
+    assert losses[0] == losses[1] != losses[2]
+    zero = CLIPSVDClassifier(name, max_steps=0)
+    once = zero.fit(*photographs).text_features_
+    np.testing.assert_array_equal(zero.fit(*photographs).text_features_, once)
+
+
+def test_without_transformers_the_error_says_what_to_install(photographs, tmp_path, monkeypatch):
+    import open_clip.hf_model
+
+    name = write_model(tmp_path, bert_look_alike(tmp_path))
+    monkeypatch.setattr(open_clip.hf_model, "transformers", None)
+    with pytest.raises(ImportError, match=r"skclipsvd\[hf\]"):
+        CLIPSVDClassifier(name, max_steps=0).fit(*photographs)
+
+
+@pytest.mark.slow
+def test_biomedclips_look_alike_from_png_files_to_predictions(digits, tmp_path):
+    """BiomedCLIP's own configuration but for a small BERT, which nobody has to download."""
+    vision = {
+        "timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
+        "image_size": 224,
+    }  # fmt: skip
+    config = bert_look_alike(tmp_path)
+    name = write_model(tmp_path, {**config, "vision_cfg": vision, "embed_dim": 512})
+    paths, labels = digits[0][:8], ["temple", "flower"] * 4
+    clf = CLIPSVDClassifier(name, max_steps=2, batch_size=4, weight_decay=0.0, random_state=0)
+    clf.fit(paths, labels)
+    assert clf.n_parameters_tuned_ == 12 * 6 * 768 + 2 * 6 * 32
+    assert set(clf.predict(paths)) <= {"temple", "flower"}
+    np.testing.assert_allclose(clf.predict_proba(paths).sum(axis=1), 1)
+
+
+@pytest.mark.slow
+def test_every_configuration_of_open_clip():
+    """Both towers have targets; each row of a tensor once; nothing that the paper freezes."""
+    checked = 0
+    for name in open_clip.list_models():
+        model = on_meta(name)
+        targets = find_targets(model)
+        parameters = dict(model.named_parameters())
+        assert {t.tower for t in targets} == {"image", "text"}, name
+        assert len({t.name for t in targets}) == len(targets), name
+        rows = [(t.tensor, r) for t in targets for r in (t.rows[0], t.rows[1] - 1)]
+        assert len(set(rows)) == len({(t.tensor, *t.rows) for t in targets}) * 2, name
+        for target in targets:
+            shape = parameters[target.tensor].shape
+            assert len(shape) in (2, 4), (name, target)
+            assert target.rows[1] <= shape[0]
+            frozen = ("embed", "norm", "bias", "ln_", "head.proj", "text_projection", "visual.proj")
+            assert not any(word in target.tensor for word in frozen), (name, target)
+        checked += 1
+    assert checked >= 144
+
+
+def on_meta(name):
+    """Build a configuration without weights; Hugging Face towers from their class's defaults."""
+    import transformers
+
+    kinds = {"xlm-roberta": "xlm-roberta", "roberta": "roberta", "mt5": "mt5", "nllb": "m2m_100"}
+
+    def local(hf_name, *args, **kwargs):
+        kind = next(kind for word, kind in kinds.items() if word in str(hf_name))
+        return transformers.AutoConfig.for_model(kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.AutoConfig, "from_pretrained", local)
+        with torch.device("meta"):  # Hugging Face towers would take real memory first
+            return open_clip.create_model(name, pretrained_text=False, device="meta")

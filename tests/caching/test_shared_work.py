@@ -1,0 +1,89 @@
+"""What estimators of one process share is done once, and stays as it is: counted, not timed."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+import skclipsvd
+import skclipsvd.clip.backbone
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.clip import fingerprint, load_backbone
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def calls(monkeypatch, fresh_caches, tmp_path):
+    """Count every file that Pillow opens, every decomposition and every model that is built."""
+    monkeypatch.setenv("SKCLIPSVD_CACHE", str(tmp_path))  # nothing is left from other tests
+    monkeypatch.delenv("SKCLIPSVD_IMAGE_CACHE", raising=False)
+    counted = {"opened": [], "decomposed": [], "built": []}
+
+    def watch(owner, name, kind):
+        original = getattr(owner, name)
+
+        def wrapper(*args, **kwargs):
+            counted[kind].append(args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    watch(Image, "open", "opened")
+    watch(torch.linalg, "svd", "decomposed")
+    watch(skclipsvd.clip.backbone, "build_model", "built")
+    return counted
+
+
+def test_a_grid_search_decodes_loads_and_decomposes_once(calls, digits):
+    paths, labels = (column[:200] for column in digits)
+    clf = CLIPSVDClassifier(
+        "tiny", layers="top", batch_size=64, augment=False, device="cpu", random_state=0
+    )
+    search = GridSearchCV(
+        clf,
+        {"lr": [0.005, 0.02], "epochs": [1, 2]},
+        cv=StratifiedKFold(3),
+        error_score="raise",
+    )
+    search.fit(paths, labels)
+    search.predict(paths)
+
+    n_fits, n_matrices = 2 * 2 * 3 + 1, len(search.best_estimator_.singular_values_)
+    assert n_matrices > 10
+    opened = Counter(path for (path,) in calls["opened"])
+    assert opened == dict.fromkeys(paths, 1)
+    assert len(calls["decomposed"]) == n_matrices
+    assert len(calls["built"]) == 1
+    misses = {name: cache["misses"] for name, cache in skclipsvd.cache_info().items()}
+    assert misses == {"images": 200, "backbones": 1, "factors": n_matrices, "merged": n_fits}
+
+
+def test_threads_may_use_two_classifiers_of_one_backbone(digits, fresh_caches):
+    paths, labels = (column[:24] for column in digits)
+    settings = dict(max_steps=3, layers="top", augment=False, device="cpu")
+    pair = [
+        CLIPSVDClassifier("tiny", lr=lr, random_state=seed, **settings).fit(paths, labels)
+        for seed, lr in enumerate((0.01, 0.05))
+    ]
+    serial = [clf.predict_proba(paths[:8]) for clf in pair]
+    assert (serial[0] != serial[1]).any()
+    skclipsvd.clear_caches()  # so that threads also meet while weights are loaded and merged
+
+    def ask(turn):
+        return pair[turn % 2].predict_proba(paths[:8])
+
+    with ThreadPoolExecutor(4) as pool:
+        concurrent = list(pool.map(ask, range(200)))
+    for turn, probabilities in enumerate(concurrent):
+        np.testing.assert_array_equal(probabilities, serial[turn % 2])
+
+    backbone = load_backbone("tiny", None, CPU)
+    assert fingerprint(backbone.model) == backbone.fingerprint == pair[0].backbone_fingerprint_
+    misses = {name: cache["misses"] for name, cache in skclipsvd.cache_info().items()}
+    assert misses["backbones"] == 1
+    assert misses["merged"] == 2

@@ -1,0 +1,23 @@
+"""scikit-learn's own check suites, whole and unmodified, with the checks that ran counted."""
+
+import pytest
+from helpers.shim import LORA, SVD, ZERO_SHOT
+from sklearn.utils.estimator_checks import check_estimator
+
+
+@pytest.mark.parametrize(
+    ("estimator", "n_checks"),
+    [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59)],  # the same under scikit-learn 1.6.1 and 1.9.1
+    ids=["SVD", "LoRA", "zero-shot"],
+)
+def test_whole_suite_through_image_files(estimator, n_checks):
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    by_status = {"passed": [], "failed": [], "skipped": [], "xfail": []}
+    for result in results:
+        reason = f"{result['check_name']}: {result['exception']!r}"
+        by_status[result["status"]].append(reason)
+    assert not by_status["failed"], "\n".join(by_status["failed"])
+    assert not by_status["xfail"]
+    # Only where SCIPY_ARRAY_API is not set in the environment.
+    assert all("check_array_api_input" in reason for reason in by_status["skipped"])
+    assert len(by_status["passed"]) >= n_checks
