@@ -73,7 +73,7 @@ def child(model_name):
     marks["imported"] = time.perf_counter()
     paths, labels = load_handwritten_digits()
     mark_when_done(marks, "weights", _base, "load_backbone")
-    mark_when_done(marks, "adaptation", CLIPSVDClassifier, "_new_adaptation")
+    mark_when_done(marks, "adaptation", CLIPSVDClassifier, "_adaptation_to_train")
     mark_before(marks, "first step", training.Encoders, "backward")
     marks["fit"] = time.perf_counter()
     with _report.quiet_random_weights():

@@ -66,7 +66,7 @@ def same(copy, value):
     copy = copy.item() if isinstance(copy, np.generic) else copy
     assert type(copy) is type(value)
     if isinstance(value, dict):
-        assert list(copy) == list(value)
+        assert copy.keys() == value.keys()
         for key in value:
             same(copy[key], value[key])
     elif isinstance(value, np.ndarray):

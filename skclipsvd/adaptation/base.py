@@ -44,7 +44,8 @@ class Adaptation(ABC):
         """Return every tensor that it holds, trained or not."""
         return list(self.parameters())
 
-    def cast(self, dtype: torch.dtype) -> None:  # noqa: B027 (most hold nothing that is frozen)
+    @abstractmethod
+    def cast(self, dtype: torch.dtype) -> None:
         """Hold what is frozen in the number format of a training step's matrix products.
 
         Parameters

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,17 +24,12 @@ class LowRankAdaptation(Adaptation):
     ----------
     targets : sequence of Target
         The matrices it changes.
-    rank : int
-        Rows of ``A`` and columns of ``B``.
+    factors : mapping of str to array-like
+        ``"<target name>/a"`` of shape (rank, in) and ``"<target name>/b"`` of shape (out, rank).
     scale : float
         Factor of the update, as published ``alpha / sqrt(rank)``.
     dropout : float
         Probability of dropping an input of ``A``, in training.
-    rng : numpy RandomState or None
-        Draws the start of ``A``; not needed where `state` has all of it.
-    state : mapping of str to array-like, optional
-        Factors to start from: ``"<target name>/a"`` of shape (rank, in) and
-        ``"<target name>/b"`` of shape (out, rank).
     device : torch.device
         Where the factors lie.
     """
@@ -40,26 +37,48 @@ class LowRankAdaptation(Adaptation):
     def __init__(
         self,
         targets: Sequence[Target],
-        rank: int,
+        factors: Mapping[str, NDArray],
         scale: float,
         dropout: float,
-        rng: np.random.RandomState | None,
-        state: Mapping[str, np.ndarray] | None,
         device: torch.device,
     ):
         super().__init__(targets)
         self.scale, self.dropout = scale, dropout
-        state = state or {}
         self.factors: dict[str, nn.Parameter] = {}
         for target in self.targets:
+            for name in (f"{target.name}/a", f"{target.name}/b"):
+                values = np.asarray(factors[name], dtype=np.float32)
+                self.factors[name] = nn.Parameter(torch.tensor(values, device=device))
+
+    @classmethod
+    def start(
+        cls,
+        targets: Sequence[Target],
+        rank: int,
+        scale: float,
+        dropout: float,
+        rng: np.random.RandomState,
+        device: torch.device,
+    ) -> Self:
+        """Draw ``A`` of `rank` rows from `rng`, and set ``B`` to zero."""
+        factors: dict[str, NDArray] = {}
+        for target in targets:
             n_out, n_in = target.shape
-            a, b = state.get(f"{target.name}/a"), state.get(f"{target.name}/b")
-            if a is None or b is None:
-                bound = n_in**-0.5  # Kaiming-uniform with a = sqrt(5), as published
-                a, b = rng.uniform(-bound, bound, (rank, n_in)), np.zeros((n_out, rank))
-            for part, values in (("a", a), ("b", b)):
-                tensor = torch.tensor(np.asarray(values, dtype=np.float32), device=device)
-                self.factors[f"{target.name}/{part}"] = nn.Parameter(tensor)
+            bound = n_in**-0.5  # Kaiming-uniform with a = sqrt(5), as published
+            factors[f"{target.name}/a"] = rng.uniform(-bound, bound, (rank, n_in))
+            factors[f"{target.name}/b"] = np.zeros((n_out, rank))
+        return cls(targets, factors, scale, dropout, device)
+
+    @classmethod
+    def restore(
+        cls,
+        targets: Sequence[Target],
+        state: Mapping[str, NDArray],
+        dropout: float,
+        device: torch.device,
+    ) -> Self:
+        """Take up what `state` returned."""
+        return cls(targets, state, float(state["scale"][0]), dropout, device)
 
     @property
     def is_random(self) -> bool:
@@ -69,6 +88,9 @@ class LowRankAdaptation(Adaptation):
     def parameters(self) -> list[nn.Parameter]:
         """Return the factors, ``A`` and ``B`` of each target in turn."""
         return list(self.factors.values())
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Do nothing: what is frozen is the model's own."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the factors, by target name and part, and the ``"scale"``."""

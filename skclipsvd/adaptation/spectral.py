@@ -38,7 +38,8 @@ class SpectralAdaptation(Adaptation):
         self._in_products = self.factors
         self.s = {
             name: nn.Parameter(
-                f.s.clone() if state is None else torch.as_tensor(state[name]).to(f.s)
+                # Copies: training works in place, and neither is this adaptation's own.
+                f.s.clone() if state is None else torch.tensor(state[name]).to(f.s)
             )
             for name, f in self.factors.items()
         }
@@ -53,7 +54,7 @@ class SpectralAdaptation(Adaptation):
         return [*self.parameters(), *(part for factors in held for part in factors)]
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Hold a copy of the factors in another number format, for the products of training."""
+        """Hold the factors in `dtype`, for the products of training."""
         self._in_products = {
             name: f._replace(u=f.u.to(dtype), vh=f.vh.to(dtype)) for name, f in self.factors.items()
         }

@@ -184,7 +184,7 @@ class BaseCLIPClassifier(
             )
         other = clone(self)
         other.__dict__.update(
-            {k: copy.copy(v) for k, v in vars(self).items() if k.endswith("_") and k[0] != "_"}
+            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
         )
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
@@ -239,6 +239,11 @@ class BaseCLIPClassifier(
         check_is_fitted(self)
         write_adapter(self, Path(path))
 
+    def _replace_fitted(self, fitted: dict[str, Any]) -> None:
+        """Put a fit's attributes in place of the last one's, none of which is left."""
+        kept = {name: value for name, value in vars(self).items() if name not in self._saved}
+        self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
+
     def _check_labels(self, y: ArrayLike) -> NDArray:
         y = validate_data(self, X="no_validation", y=y)
         # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
@@ -251,14 +256,14 @@ class BaseCLIPClassifier(
         check_consistent_length(items, y)
         return items, y
 
-    def _check_classes(self, y: NDArray) -> tuple[NDArray, NDArray[np.intp]]:
-        classes, labels = np.unique(y, return_inverse=True)
+    def _check_classes(self, y: NDArray) -> NDArray:
+        classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(
                 f"y has one class only ({classes.tolist()[0]!r}); {type(self).__name__} needs two "
                 "or more."
             )
-        return classes, labels
+        return classes
 
     def _logit_scale(self, backbone: Backbone) -> float:
         return backbone.logit_scale if self.logit_scale is None else float(self.logit_scale)

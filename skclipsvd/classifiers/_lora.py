@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
-from ..adaptation import LowRankAdaptation
+from ..adaptation import Adaptation, LowRankAdaptation, Target
+from ..clip import Backbone
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
@@ -159,17 +163,29 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _new_adaptation(self, backbone, targets, state, rng):
-        scale = self.alpha / self.rank**0.5 if rng is not None else float(state["scale"][0])
-        if rng is not None and any(
-            values.shape[0] != self.rank
-            for name, values in (state or {}).items()
-            if name.endswith("/a")
+    def _started(
+        self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
+    ) -> Adaptation:
+        return LowRankAdaptation.start(
+            targets, self.rank, self._scale(), self.dropout, rng, backbone.device
+        )
+
+    def _restored(
+        self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray]
+    ) -> Adaptation:
+        return LowRankAdaptation.restore(targets, state, self.dropout, backbone.device)
+
+    def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
+        state = getattr(self, self._state_attribute, {}) if self.warm_start else {}
+        ranks = {values.shape[0] for name, values in state.items() if name.endswith("/a")}
+        if ranks - {self.rank} or (
+            "scale" in state and state["scale"] != np.float32(self._scale())
         ):
             raise ValueError(
-                f"warm_start=True, but rank={self.rank} is not the rank of the last fit. Use the "
-                "same rank, or warm_start=False."
+                f"warm_start=True, but rank={self.rank}, alpha={self.alpha} are not those of the "
+                "last fit. Use the same rank and alpha, or warm_start=False."
             )
-        return LowRankAdaptation(
-            targets, self.rank, scale, self.dropout, rng, state, backbone.device
-        )
+        return super()._adaptation_to_train(backbone, rng)
+
+    def _scale(self) -> float:
+        return self.alpha / self.rank**0.5

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from ..adaptation import SpectralAdaptation
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..adaptation import Adaptation, SpectralAdaptation, Target
 from ..adaptation.factors import decompose
+from ..clip import Backbone
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
@@ -199,5 +205,12 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _new_adaptation(self, backbone, targets, state, rng):
+    def _started(
+        self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
+    ) -> Adaptation:
+        return SpectralAdaptation(targets, decompose(backbone, targets))
+
+    def _restored(
+        self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray]
+    ) -> Adaptation:
         return SpectralAdaptation(targets, decompose(backbone, targets), state)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from torch import Tensor, nn
@@ -18,8 +17,7 @@ from ..adaptation import Adaptation, Target, find_targets, merged_once, select_t
 from ..adaptation.targets import MATRICES, TOWERS
 from ..clip import Backbone, choose_dtype
 from ..images import (
-    Item,
-    Name,
+    Decoded,
     as_items,
     augment,
     check_exist,
@@ -39,7 +37,7 @@ from ..training import (
 )
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
-from ._training_set import mean_one, merge_equal, namer, weigh
+from ._training_set import TrainingSet
 
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
@@ -56,14 +54,16 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     }
 
     @abstractmethod
-    def _new_adaptation(
-        self,
-        backbone: Backbone,
-        targets: Sequence[Target],
-        state: Mapping[str, NDArray] | None,
-        rng: np.random.RandomState | None,
+    def _started(
+        self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
     ) -> Adaptation:
-        """Build the adaptation of `targets`, before training or from a fitted state."""
+        """Build the adaptation of `targets` that changes nothing yet, to be trained."""
+
+    @abstractmethod
+    def _restored(
+        self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray]
+    ) -> Adaptation:
+        """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -108,58 +108,40 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             A training step does not fit; the message says what to change.
         """
         self._check_choices()
-        items, y = self._check_data(X, y)
-        name = namer(items)
-        items, y, weights = weigh(items, y, sample_weight, self.class_weight)
-        classes, labels = self._check_classes(y)
+        given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
+        classes = self._check_classes(given.labels)
         rng = check_random_state(self.random_state)
-        validation = self._validation_part(items, classes, labels, weights, X_val, y_val, rng)
-        if validation is not None:
-            items, labels, weights, *validation = validation
-        check_exist(items, name(items))
-        if len(items) <= self.batch_size and not self.augment:
-            items, labels, weights = merge_equal(items, labels, weights)
+        training, validation = self._with_validation(given, classes, X_val, y_val, rng)
+        if len(training) <= self.batch_size and not self.augment:
+            training = training.merged()
 
         backbone = self._load_backbone()
-        targets = select_targets(
-            find_targets(backbone.model), self.towers, self.matrices, self.layers
-        )
-        prompts = self._prompts(classes, backbone)
         # Before the decompositions, which take long: a bad image is to be named first.
-        pixels = self._pixels(items, name(items), backbone, rng)
-        stopping = self._stopping(validation, name, backbone)
-        adaptation = self._start(backbone, targets, rng)
-        recipe = self._recipe(len(items), backbone)
-        task = Task(
-            backbone=backbone,
-            prompts=prompts,
-            logit_scale=self._logit_scale(backbone),
-            pixels=pixels,
-            fixed_pixels=not self.augment,
-            labels=labels,
-            weights=weights,
-        )
+        task = self._task(training, classes, backbone, rng)
+        stopping = self._stopping(validation, classes, backbone)
+        adaptation = self._adaptation_to_train(backbone, rng)
+        recipe = self._recipe(len(training), backbone)
 
-        def attributes() -> dict:
+        def attributes() -> dict[str, Any]:
             return self._fitted_attributes(backbone, adaptation, classes, task)
 
         monitor = FitMonitor(
             self,
-            n_epochs=-(-recipe.n_steps // steps_per_epoch(len(items), recipe.batch_size)),
-            X=items,
-            y=classes[labels],
-            metadata=None if weights is None else {"sample_weight": weights},
+            n_epochs=-(-recipe.n_steps // steps_per_epoch(len(training), recipe.batch_size)),
+            X=training.items,
+            y=training.labels,
+            metadata=None if training.weights is None else {"sample_weight": training.weights},
             fitted_attributes=attributes,
         )
         losses = train(task, adaptation, recipe, rng, monitor, stopping)
 
         fitted = attributes()
         fitted.update(loss_curve_=losses, n_iter_=len(losses))
-        self._forget()
         if stopping is not None:
             fitted["validation_scores_"] = np.array(stopping.scores)
             fitted["best_validation_score_"] = float(stopping.best[0])
-        self.__dict__.update(fitted)
+        _check_finite(fitted)
+        self._replace_fitted(fitted)
         monitor.fit_ended()
         return self
 
@@ -169,77 +151,96 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if not chosen or not set(chosen) <= set(allowed):
                 raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
 
-    def _start(
-        self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
-    ) -> Adaptation:
-        """Build the adaptation to train, from the last fit's numbers where `warm_start` says so."""
-        state = getattr(self, self._state_attribute, None) if self.warm_start else None
-        if state is not None and backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                "warm_start=True, but the weights are not those of the last fit. Use the same "
-                "model_name and pretrained, or warm_start=False."
-            )
-        return self._new_adaptation(backbone, targets, state, rng)
-
-    def _validation_part(self, items, classes, labels, weights, X_val, y_val, rng):
-        """Check the given validation part, or cut one off; (train ..., items, labels) or None."""
-        if X_val is not None or y_val is not None:
-            if X_val is None or y_val is None:
-                raise ValueError("X_val and y_val belong together; one of them is None.")
-            val_items, y_val = as_items(X_val), self._check_labels(y_val)
-            check_consistent_length(val_items, y_val)
-            unknown = np.setdiff1d(y_val, classes)
+    def _with_validation(
+        self,
+        given: TrainingSet,
+        classes: NDArray,
+        X_val: ArrayLike | None,
+        y_val: ArrayLike | None,
+        rng: np.random.RandomState,
+    ) -> tuple[TrainingSet, TrainingSet | None]:
+        """Return what to train on, and what to validate on: passed, cut off, or None."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together; one of them is None.")
+        training, validation = given, None
+        if X_val is not None and y_val is not None:
+            validation = TrainingSet.of(as_items(X_val), self._check_labels(y_val), "X_val")
+            check_consistent_length(validation.items, validation.labels)
+            unknown = np.setdiff1d(validation.labels, classes)
             if len(unknown):
                 raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
-            check_exist(val_items, "X_val[{}]".format)
-            return items, labels, weights, val_items, np.searchsorted(classes, y_val)
-        if not self.early_stopping:
-            return None
-        rows, val_rows = self._split(labels, len(classes), rng)
-        return (
-            [items[i] for i in rows],
-            labels[rows],
-            None if weights is None else mean_one(weights[rows].astype(np.float64)),
-            [items[i] for i in val_rows],
-            labels[val_rows],
+            check_exist(validation.items, validation.name)
+        elif self.early_stopping:
+            training, validation = given.split(self.validation_fraction, rng)
+        check_exist(training.items, training.name)
+        return training, validation
+
+    def _task(
+        self,
+        training: TrainingSet,
+        classes: NDArray,
+        backbone: Backbone,
+        rng: np.random.RandomState,
+    ) -> Task:
+        """Decode every image, and put together what is to be learnt."""
+        prompts = self._prompts(classes, backbone)
+        decoded = self._decoded(training, backbone)
+        if self.augment:
+
+            def pixels(rows: NDArray[np.intp]) -> Tensor:
+                chosen = [decoded[i] for i in rows]
+                return augment(chosen, backbone.preprocess, rng, backbone.device)
+        else:
+            views = stack_views(decoded)
+
+            def pixels(rows: NDArray[np.intp]) -> Tensor:
+                return views[rows]
+
+        return Task(
+            backbone=backbone,
+            prompts=prompts,
+            logit_scale=self._logit_scale(backbone),
+            pixels=pixels,
+            fixed_pixels=not self.augment,
+            labels=training.encoded(classes),
+            weights=training.weights,
         )
 
-    def _split(self, labels, n_classes, rng):
-        n_val = max(n_classes, int(np.ceil(self.validation_fraction * len(labels))))
-        if np.bincount(labels).min() < 2 or n_val + n_classes > len(labels):
-            raise ValueError(
-                f"early_stopping=True cannot cut a validation part of {n_val} off {len(labels)} "
-                "images with every class in both; give it more images, or pass X_val and y_val."
-            )
-        return train_test_split(
-            np.arange(len(labels)), test_size=n_val, stratify=labels, random_state=rng
-        )
-
-    def _stopping(self, validation, name, backbone: Backbone) -> EarlyStopping | None:
+    def _stopping(
+        self, validation: TrainingSet | None, classes: NDArray, backbone: Backbone
+    ) -> EarlyStopping | None:
         if validation is None:
             return None
-        items, labels = validation
-        decoded = decode_all(
-            items, backbone.preprocess, decoding_threads(self.n_jobs), name=name(items)
-        )
         return EarlyStopping(
-            pixels=stack_views(decoded),
-            labels=labels,
+            pixels=stack_views(self._decoded(validation, backbone)),
+            labels=validation.encoded(classes),
             patience=int(self.n_iter_no_change) if self.early_stopping else None,
             tol=float(self.tol),
         )
 
-    def _pixels(
-        self, items: list[Item], name: Name, backbone: Backbone, rng: np.random.RandomState
-    ):
-        """Decode all images, and return what hands out their pixels by row number."""
-        decoded = decode_all(items, backbone.preprocess, decoding_threads(self.n_jobs), name=name)
-        if self.augment:
-            return lambda rows: augment(
-                [decoded[i] for i in rows], backbone.preprocess, rng, backbone.device
+    def _decoded(self, images: TrainingSet, backbone: Backbone) -> list[Decoded]:
+        n_threads = decoding_threads(self.n_jobs)
+        return decode_all(images.items, backbone.preprocess, n_threads, name=images.name)
+
+    def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
+        """Start an adaptation, or go on with the last fit's where `warm_start` says so."""
+        targets = select_targets(
+            find_targets(backbone.model), self.towers, self.matrices, self.layers
+        )
+        state = getattr(self, self._state_attribute, None) if self.warm_start else None
+        if state is None:
+            return self._started(backbone, targets, rng)
+        if backbone.fingerprint != self.backbone_fingerprint_:
+            raise ValueError(
+                "warm_start=True, but the weights are not those of the last fit. Use the same "
+                "model_name and pretrained, or warm_start=False."
             )
-        views: Tensor = stack_views(decoded)
-        return lambda rows: views[rows]
+        if {target.name for target in targets} != _owners(state):
+            raise ValueError(
+                "warm_start=True, but towers, matrices or layers choose other matrices than those "
+                "of the last fit. Use the same ones, or warm_start=False."
+            )
+        return self._restored(backbone, targets, state)
 
     def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
         steps = self.max_steps
@@ -273,15 +274,29 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "backbone_fingerprint_": backbone.fingerprint,
         }
 
-    def _forget(self) -> None:
-        """Drop what only some fits leave behind, so that no attribute is older than the rest."""
-        for name in ("validation_scores_", "best_validation_score_"):
-            self.__dict__.pop(name, None)
-
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = getattr(self, self._state_attribute)
-        owners = {name.partition("/")[0] for name in state}
-        targets = [t for t in find_targets(backbone.model) if t.name in owners]
-        return merged_once(
-            backbone, state, lambda: self._new_adaptation(backbone, targets, state, rng=None)
-        )
+
+        def restored() -> Adaptation:
+            owners = _owners(state)
+            targets = [t for t in find_targets(backbone.model) if t.name in owners]
+            return self._restored(backbone, targets, state)
+
+        return merged_once(backbone, state, restored)
+
+
+def _owners(state: Mapping[str, NDArray]) -> set[str]:
+    """Return the names of the targets that a state's arrays belong to."""
+    return {name.partition("/")[0] for name in state if name.count(".") >= 2}
+
+
+def _check_finite(fitted: Mapping[str, Any]) -> None:
+    """Refuse numbers that would make every answer the same."""
+    for name, value in fitted.items():
+        for array in value.values() if isinstance(value, Mapping) else (value,):
+            numbers = np.asarray(array)
+            if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after training, which diverged. Lower lr or "
+                    "weight_decay, or use precision='fp32'; the estimator is as it was before."
+                )

@@ -1,79 +1,164 @@
-"""Rows to learn from: weighed, split, and merged where they are equal."""
+"""What a fit learns from: labelled images that know their rows, to weigh, split and merge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..images import Item, Name, identity
+from ..images import Item, identity
+
+# A sum of weights below this does not overflow, whatever their number.
+_LARGE_WEIGHT = 1e100
 
 
-def namer(X: list[Item]) -> Callable[[list[Item]], Name]:
-    """Return what names a selection of X's items by their rows in X, whatever its order.
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Labelled images, wherever they stood in what the user passed.
 
-    Items that are not of X are those of X_val.
+    Attributes
+    ----------
+    items : list
+        From `as_items`.
+    labels : array of shape (n_images,)
+        The user's own.
+    weights : float32 array of shape (n_images,) or None
+        In the loss; their mean is 1. None where all are equal.
+    rows : int array of shape (n_images,)
+        Where each image stands in `source`.
+    source : {"X", "X_val"}
+        The parameter that the images came in.
     """
-    # The items are held, so that none that was left out lends its id to another object.
-    rows = {id(item): (row, item) for row, item in reversed(list(enumerate(X)))}
 
-    def of(items: list[Item]) -> Name:
-        def name(i: int) -> str:
-            return f"X[{rows[id(items[i])][0]}]" if id(items[i]) in rows else f"X_val[{i}]"
+    items: list[Item]
+    labels: NDArray
+    weights: NDArray[np.float32] | None
+    rows: NDArray[np.intp]
+    source: str = "X"
 
-        return name
+    @classmethod
+    def of(cls, items: list[Item], labels: NDArray, source: str = "X") -> Self:
+        """Take images and labels as they came, all of one weight."""
+        return cls(items, labels, None, np.arange(len(items)), source)
 
-    return of
+    def __len__(self) -> int:
+        return len(self.items)
 
+    def name(self, i: int) -> str:
+        """Name the i-th image as the user would find it, for messages."""
+        return f"{self.source}[{self.rows[i]}]"
 
-def weigh(
-    items: list[Item],
-    y: NDArray,
-    sample_weight: ArrayLike | None,
-    class_weight: dict | str | None,
-) -> tuple[list[Item], NDArray, NDArray[np.float32] | None]:
-    """Leave out rows of weight zero, and give the rest weights of mean 1 (None: all equal)."""
-    if sample_weight is None and class_weight is None:
-        return items, y, None
-    weights = np.ones(len(y))
-    if sample_weight is not None:
-        weights = np.asarray(sample_weight, dtype=np.float64)
-        if weights.shape != (len(y),):
+    def encoded(self, classes: NDArray) -> NDArray[np.intp]:
+        """Return each label's position among the sorted `classes`."""
+        return np.searchsorted(classes, self.labels)
+
+    def take(self, index: NDArray[np.intp]) -> Self:
+        """Select images by position."""
+        return replace(
+            self,
+            items=[self.items[i] for i in index],
+            labels=self.labels[index],
+            weights=None if self.weights is None else _mean_one(self.weights[index]),
+            rows=self.rows[index],
+        )
+
+    def weighed(
+        self, sample_weight: ArrayLike | None, class_weight: Mapping[Any, float] | str | None
+    ) -> Self:
+        """Weigh the images; those of sample weight zero are left out.
+
+        Raises
+        ------
+        ValueError
+            Weights that are negative, not finite, zero everywhere, or not one per image.
+        """
+        kept = self
+        weights = np.ones(len(self))
+        if sample_weight is not None:
+            weights = _checked_sample_weight(sample_weight, len(self))
+            index = np.flatnonzero(weights)
+            kept, weights = self.take(index), weights[index]
+        if class_weight is not None:
+            _check_class_weight(class_weight)
+            weights = weights * compute_sample_weight(class_weight, kept.labels)
+            if not weights.any():
+                raise ValueError(
+                    f"class_weight={class_weight!r} is zero for every label in y; give at least "
+                    "one class a positive weight."
+                )
+        return replace(kept, weights=_mean_one(weights))
+
+    def split(self, fraction: float, rng: np.random.RandomState) -> tuple[Self, Self]:
+        """Cut off a validation part that has every class.
+
+        Raises
+        ------
+        ValueError
+            There are too few images.
+        """
+        classes, labels = np.unique(self.labels, return_inverse=True)
+        n_classes, n_val = len(classes), max(len(classes), int(np.ceil(fraction * len(self))))
+        if np.bincount(labels).min() < 2 or n_val + n_classes > len(self):
             raise ValueError(
-                f"sample_weight has shape {weights.shape}, expected ({len(y)},): one per image."
+                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
+                "images with every class in both; give it more images, or pass X_val and y_val."
             )
-        if not np.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError("sample_weight has negative, infinite or NaN entries.")
-        if not weights.any():
-            raise ValueError("sample_weight is zero everywhere; no image is left to learn from.")
-    kept = np.flatnonzero(weights)
-    items, y, weights = [items[i] for i in kept], y[kept], weights[kept]
-    if class_weight is not None:
-        weights = weights * compute_sample_weight(class_weight, y)
-    return items, y, mean_one(weights)
+        train, validation = train_test_split(
+            np.arange(len(self)), test_size=n_val, stratify=labels, random_state=rng
+        )
+        return self.take(train), self.take(validation)
+
+    def merged(self) -> Self:
+        """Replace repetitions by weights, in an order that the caller's order does not change.
+
+        Every step of whole-batch training without augmentation sums over the same images. Encoding
+        an image once and sorting them saves time, and gives the same bits for repetition as for
+        weights.
+        """
+        weights = np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
+        places: dict[tuple[str, Any], list[int]] = {}
+        for i, (item, label) in enumerate(zip(self.items, self.labels, strict=True)):
+            places.setdefault((str(identity(item)), label), []).append(i)
+        groups = [places[key] for key in sorted(places)]
+        kept = self.take(np.array([group[0] for group in groups]))
+        return replace(kept, weights=_mean_one(np.array([_sum(weights, g) for g in groups])))
 
 
-def merge_equal(
-    items: list[Item], labels: NDArray[np.intp], weights: NDArray[np.float32] | None
-) -> tuple[list[Item], NDArray[np.intp], NDArray[np.float32] | None]:
-    """Replace repetitions by weights, in an order that the caller's order does not change.
-
-    Every step of whole-batch training without augmentation sums over the same images. Encoding an
-    image once and sorting them saves time, and gives the same bits for repetition as for weights.
-    """
-    weights = np.ones(len(items)) if weights is None else weights.astype(np.float64)
-    merged: dict[tuple, list] = {}
-    for item, label, weight in zip(items, labels, weights, strict=True):
-        row = merged.setdefault((str(identity(item)), label), [item, label, 0.0])
-        row[2] += weight
-    items, labels, weights = zip(*(merged[key] for key in sorted(merged)), strict=True)
-    return list(items), np.array(labels), mean_one(np.array(weights))
+def _sum(weights: NDArray[np.float64], places: Sequence[int]) -> float:
+    return float(sum(weights[i] for i in places))
 
 
-def mean_one(weights: NDArray[np.float64]) -> NDArray[np.float32] | None:
+def _checked_sample_weight(sample_weight: ArrayLike, n_images: int) -> NDArray[np.float64]:
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n_images,):
+        raise ValueError(
+            f"sample_weight has shape {weights.shape}, expected ({n_images},): one per image."
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("sample_weight has negative, infinite or NaN entries.")
+    if not weights.any():
+        raise ValueError("sample_weight is zero everywhere; no image is left to learn from.")
+    return weights / weights.max() if weights.max() > _LARGE_WEIGHT else weights
+
+
+def _check_class_weight(class_weight: Mapping[Any, float] | str) -> None:
+    if isinstance(class_weight, str):
+        return
+    for label, weight in class_weight.items():
+        if not 0 <= float(weight) <= _LARGE_WEIGHT:
+            raise ValueError(
+                f"class_weight[{label!r}] is {weight!r}; it must be a finite number of at least 0."
+            )
+
+
+def _mean_one(weights: NDArray) -> NDArray[np.float32] | None:
     """Scale weights to mean 1; None where they are all equal."""
     if (weights == weights[0]).all():
         return None
+    weights = weights.astype(np.float64)
     return (weights / weights.mean()).astype(np.float32)

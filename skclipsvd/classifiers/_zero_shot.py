@@ -112,15 +112,19 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
             A parameter out of its range, or fewer than two classes.
         """
         y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
-        classes, _ = self._check_classes(y)
+        classes = self._check_classes(y)
         backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
-        self.text_features_ = self._text_features(backbone.model, prompts, backbone)
-        self.classes_ = classes
-        self.logit_scale_ = self._logit_scale(backbone)
-        self.logit_bias_ = backbone.logit_bias
-        self.n_parameters_ = backbone.n_parameters
-        self.backbone_fingerprint_ = backbone.fingerprint
+        self._replace_fitted(
+            {
+                "classes_": classes,
+                "text_features_": self._text_features(backbone.model, prompts, backbone),
+                "logit_scale_": self._logit_scale(backbone),
+                "logit_bias_": backbone.logit_bias,
+                "n_parameters_": backbone.n_parameters,
+                "backbone_fingerprint_": backbone.fingerprint,
+            }
+        )
         return self
 
     def __sklearn_tags__(self):

@@ -276,7 +276,7 @@ def test_what_is_left_out_of_prompts_changes_nothing(family, dropout):
     backbone = load_backbone(family[1], None, torch.device("cpu"))
     texts = [["temple"], ["flower"], ["a photo of a temple"]]
     prompts = build_prompts(texts, ["a photo of a {}.", "{}"], backbone.tokenize)
-    adaptation = LowRankAdaptation([], 2, 1.0, dropout, None, None, backbone.device)
+    adaptation = LowRankAdaptation([], {}, 1.0, dropout, backbone.device)
     encode = text_encoder(backbone.skeleton(), prompts.tokens, adaptation)
     with torch.no_grad():
         full = backbone.model.encode_text(prompts.tokens)

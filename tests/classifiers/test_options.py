@@ -173,7 +173,7 @@ def test_warm_start_goes_on_where_the_last_fit_ended(classifier, photographs):
 
 def test_warm_start_of_another_rank_is_refused(small_model, photographs):
     clf = CLIPLoRAClassifier(small_model, max_steps=1, warm_start=True).fit(*photographs)
-    with pytest.raises(ValueError, match="rank=4 is not the rank of the last fit"):
+    with pytest.raises(ValueError, match=r"rank=4, alpha=1\.0 are not those of the last fit"):
         clf.set_params(rank=4).fit(*photographs)
 
 

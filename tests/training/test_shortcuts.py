@@ -207,7 +207,7 @@ def test_dropout_is_drawn_for_every_prompt_of_its_own():
     for dropout in (0.0, 0.25):
         lora = CLIPLoRAClassifier("tiny", dropout=dropout)
         targets = find_targets(backbone.model)[:3]
-        adaptation = lora._new_adaptation(backbone, targets, None, np.random.RandomState(0))
+        adaptation = lora._started(backbone, targets, np.random.RandomState(0))
         model = install(backbone.skeleton(), adaptation)
         tokens[dropout] = text_encoder(model, prompts.tokens, adaptation).n_tokens
     longest = int((open_clip.tokenize(["a photo of a cat."]) > 0).sum())
