@@ -228,7 +228,7 @@ def test_folders_that_all_hold_the_same_folders(tmp_path):
     with pytest.raises(ValueError, match=r"the same folders, cat, dog, .*load each by itself"):
         load_folder(tmp_path / "site")
     touch(tmp_path, *(f"mixed/{n}/{s}/1.png" for s in ("test", "train") for n in ("cat", "dog")))
-    with pytest.raises(ValueError, match="Every class folder .* holds the folders test, train"):
+    with pytest.raises(ValueError, match=r"Every class folder .* holds the folders test, train"):
         load_folder(tmp_path / "mixed")
     touch(tmp_path, "fine/cat/images/1.png", "fine/dog/images/1.png")
     assert load_folder(tmp_path / "fine").class_names == ("cat", "dog")
