@@ -1,10 +1,14 @@
 """A linear classifier with cosine logits, for embeddings that are already computed."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
@@ -17,6 +21,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 __all__ = ["CosineClassifier"]
 
+_Floats = NDArray[np.float64]
+
 
 class CosineClassifier(ClassifierMixin, BaseEstimator):
     """Linear classifier with cosine logits, started from texts or from class means.
@@ -25,42 +31,42 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
 
         logit_scale * cos(x, coef_[k]) + intercept_[k]
 
-    which is how CLIP compares images with texts. Started from text features, the
-    classifier is exactly zero-shot CLIP before the first iteration; training then
-    moves the class vectors towards the given images, which is the second stage of
-    two-stage few-shot adaptation [1]_. Without texts it starts from the class means.
+    which is how CLIP compares images with texts. Started from text features, the classifier is
+    exactly zero-shot CLIP before the first iteration; training then moves the class vectors towards
+    the given images, which is the second stage of two-stage few-shot adaptation [1]_. Without texts
+    it starts from the class means.
 
     Training minimises the weighted mean of the cross-entropy plus ::
 
         alpha * mean_k(1 - cos(coef_[k], start_[k]) + intercept_[k]**2 / 2)
 
-    with L-BFGS over all samples at once, so that nothing is random. The penalty holds
-    the classifier to its start, an idea of [2]_ for doing without validation data.
+    with L-BFGS over all samples at once, so that nothing is random. The penalty holds the
+    classifier to its start, an idea of [2]_ for doing without validation data.
 
     Parameters
     ----------
-    init : array-like of shape (n_classes, n_features), mapping or None, default=None
-        Where the class vectors start: an array of text features, one row for each of
-        the sorted labels, or a mapping from label to vector (vectors of other labels
-        are ignored). The length of a vector does not matter. None: the mean of the
-        unit-length embeddings of each class.
+    init : array-like of shape (n_classes, n_features) or mapping, optional
+        Where the class vectors start: an array of text features, one row for each of the sorted
+        labels, or a mapping from label to vector (vectors of other labels are ignored). The length
+        of a vector does not matter. By default the mean of the unit-length embeddings of each
+        class.
     logit_scale : float, default=100.0
-        The factor of the cosine, greater than 0. 100 is the bound that OpenAI's
-        training of CLIP puts on it, and where its published models ended; the cosines
-        between images and texts differ by a few hundredths, so a much smaller factor
-        leaves all probabilities alike. Use ``exp`` of the ``logit_scale`` of other models.
+        The factor of the cosine, greater than 0. 100 is the bound that OpenAI's training of CLIP
+        puts on it, and where its published models ended; the cosines between images and texts
+        differ by a few hundredths, so a much smaller factor leaves all probabilities alike. Use
+        ``exp`` of the ``logit_scale`` of other models.
     alpha : float, default=0.1
-        The strength of the pull to the start, at least 0. It means the same for any
-        number of samples and any scale of the weights.
+        The strength of the pull to the start, at least 0. It means the same for any number of
+        samples and any scale of the weights.
     fit_intercept : bool, default=True
-        Whether to learn a constant per class, which starts at 0. It carries unequal
-        class frequencies and weights; directions alone can follow them only in part.
-    class_weight : dict, "balanced" or None, default=None
-        Weight per label, multiplied with the sample weights. "balanced" gives every
-        class the same total.
+        Whether to learn a constant per class, which starts at 0. It carries unequal class
+        frequencies and weights; directions alone can follow them only in part.
+    class_weight : dict or "balanced", optional
+        Weight per label, multiplied with the sample weights. "balanced" gives every class the same
+        total.
     max_iter : int, default=1000
-        The most iterations. 0 keeps the start as it is. Embeddings that can be told apart
-        take a few dozen.
+        The most iterations. 0 keeps the start as it is. Embeddings that can be told apart take a
+        few dozen.
     tol : float, default=1e-4
         Training ends when no entry of the gradient is greater.
 
@@ -85,16 +91,15 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    The order of the samples does not matter, and a sample that weighs 2 is the same as
-    two samples, to the last bit. A row of zeros has no direction: its cosine with
-    everything is taken to be 0. A class all of whose samples weigh 0 starts opposite to
-    the mean of the others. Everything is computed in float64.
+    The order of the samples does not matter, and a sample that weighs 2 is the same as two samples,
+    to the last bit. A row of zeros has no direction: its cosine with everything is taken to be 0. A
+    class all of whose samples weigh 0 starts opposite to the mean of the others. Everything is
+    computed in float64.
 
     References
     ----------
     .. [1] M. Farina, M. Mancini, G. Iacca and E. Ricci (2025). Rethinking Few-Shot
-       Adaptation of Vision-Language Models in Two Stages. CVPR.
-       https://arxiv.org/abs/2503.11609
+       Adaptation of Vision-Language Models in Two Stages. CVPR. https://arxiv.org/abs/2503.11609
     .. [2] J. Silva-Rodriguez, S. Hajimiri, I. Ben Ayed and J. Dolz (2024). A Closer
        Look at the Few-Shot Adaptation of Large Vision-Language Models. CVPR.
        https://arxiv.org/abs/2312.12730
@@ -113,7 +118,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
     1.0
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "init": ["array-like", Mapping, None],
         "logit_scale": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -126,13 +131,13 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        init=None,
-        logit_scale=100.0,
-        alpha=0.1,
-        fit_intercept=True,
-        class_weight=None,
-        max_iter=1000,
-        tol=1e-4,
+        init: ArrayLike | Mapping[Any, ArrayLike] | None = None,
+        logit_scale: float = 100.0,
+        alpha: float = 0.1,
+        fit_intercept: bool = True,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        max_iter: int = 1000,
+        tol: float = 1e-4,
     ):
         self.init = init
         self.logit_scale = logit_scale
@@ -143,7 +148,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         self.tol = tol
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn the class vectors.
 
         Parameters
@@ -152,18 +157,17 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
             The embeddings, finite, of any length.
         y : array-like of shape (n_samples,)
             The labels, of at least two classes.
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,), optional
             Weights, at least 0 and not all 0. A weight of 0 is as good as absent.
 
         Returns
         -------
         self : CosineClassifier
-            The fitted classifier.
 
         Raises
         ------
         ValueError
-            If a parameter, X, y, the weights or the start do not fit together.
+            A parameter, X, y, the weights or the start do not fit together.
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
@@ -182,9 +186,9 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         self._train(X, y, weights)
         return self
 
-    def _train(self, X, y, weights):
+    def _train(self, X: _Floats, y: NDArray[np.int64], weights: _Floats) -> None:
         """Set the coefficients, the intercepts and how they came about."""
-        problem = _Problem(X, y, weights, self.start_, self.logit_scale, self.alpha)
+        problem = Objective(X, y, weights, self.start_, self.logit_scale, self.alpha)
         bias = np.zeros((len(self.start_), int(self.fit_intercept)))
         theta = np.hstack([self.start_, bias])
         self.n_iter_, self.loss_ = 0, float(problem(theta.ravel())[0])
@@ -194,7 +198,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         self.coef_ = _unit_rows(theta[:, :n_features])
         self.intercept_ = problem.bias_unit * theta[:, n_features:].sum(axis=1)
 
-    def _minimise(self, problem, theta):
+    def _minimise(self, problem: Objective, theta: _Floats) -> _Floats:
         result = minimize(
             problem,
             theta.ravel(),
@@ -214,12 +218,12 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
             )
         return result.x.reshape(theta.shape)
 
-    def _logits(self, X):
+    def _logits(self, X: ArrayLike) -> _Floats:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return self.logit_scale * (_unit_rows(X) @ self.coef_.T) + self.intercept_
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute the logits.
 
         Parameters
@@ -235,7 +239,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray:
         """Predict the label with the highest logit.
 
         Parameters
@@ -252,7 +256,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         index = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
         return self.classes_[index]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Compute the softmax of the logits.
 
         Parameters
@@ -271,22 +275,30 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         return np.column_stack([expit(-scores), expit(scores)])
 
 
-class _Problem:
+class Objective:
     """The objective and its gradient, as a function of one flat array.
 
-    Each class has a row: a vector of any length, of which only the direction counts,
-    and, if there is one, the intercept in units of sqrt(scale). The curvature of the
-    loss grows with scale**2 along a vector and not at all along an intercept; the
-    square root halves that gap, and L-BFGS needs several times fewer iterations.
+    Each class has a row: a vector of any length, of which only the direction counts, and, if there
+    is one, the intercept in units of sqrt(scale). The curvature of the loss grows with scale**2
+    along a vector and not at all along an intercept; the square root halves that gap, and L-BFGS
+    needs several times fewer iterations.
     """
 
-    def __init__(self, X, y, weights, start, scale, alpha):
+    def __init__(
+        self,
+        X: _Floats,
+        y: NDArray[np.int64],
+        weights: _Floats,
+        start: _Floats,
+        scale: float,
+        alpha: float,
+    ):
         self.X, self.y = X, y
         self.weights = weights / weights.sum()
         self.start, self.scale, self.pull = start, scale, alpha / len(start)
         self.bias_unit = np.sqrt(scale)
 
-    def __call__(self, flat):
+    def __call__(self, flat: _Floats) -> tuple[float, _Floats]:
         n_classes, n_features = self.start.shape
         theta = flat.reshape(n_classes, -1)
         vectors, bias = theta[:, :n_features], theta[:, n_features:]
@@ -313,13 +325,14 @@ class _Problem:
         return loss, gradient.ravel()
 
 
-def _lengths(vectors):
+def _lengths(vectors: _Floats) -> _Floats:
     """Return the length of each row as a column, 1 for a row of zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.where(lengths > 0, lengths, 1.0)
 
 
-def _unit_rows(vectors):
+def _unit_rows(vectors: ArrayLike) -> _Floats:
+    """Scale every row to unit length; a row of zeros stays."""
     vectors = np.asarray(vectors, dtype=np.float64)
     # The largest entry first: squares of very large or small ones leave the range.
     largest = np.abs(vectors).max(axis=1, keepdims=True)
@@ -327,7 +340,13 @@ def _unit_rows(vectors):
     return vectors / _lengths(vectors)
 
 
-def _sample_weights(X, y, classes, sample_weight, class_weight):
+def _sample_weights(
+    X: _Floats,
+    y: NDArray[np.int64],
+    classes: NDArray,
+    sample_weight: ArrayLike | None,
+    class_weight: Mapping[Any, float] | str | None,
+) -> _Floats:
     """Multiply the weights of samples and classes."""
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if not weights.any():
@@ -345,11 +364,13 @@ def _sample_weights(X, y, classes, sample_weight, class_weight):
     return weights * per_class[y]
 
 
-def _merge(X, y, weights):
+def _merge(
+    X: _Floats, y: NDArray[np.int64], weights: _Floats
+) -> tuple[_Floats, NDArray[np.int64], _Floats]:
     """Sort the samples, make one of equal ones, and leave out those without weight.
 
-    L-BFGS multiplies differences in rounding by many orders of magnitude. So weighted and
-    repeated samples have to be the same numbers in the same order from the beginning.
+    L-BFGS multiplies differences in rounding by many orders of magnitude. So weighted and repeated
+    samples have to be the same numbers in the same order from the beginning.
     """
     kept = weights > 0
     rows = np.column_stack([y[kept], X[kept]])
@@ -357,7 +378,14 @@ def _merge(X, y, weights):
     return rows[:, 1:].copy(), rows[:, 0].astype(int), np.bincount(index.ravel(), weights[kept])
 
 
-def _starting_vectors(init, X, y, weights, classes):
+def _starting_vectors(
+    init: ArrayLike | Mapping[Any, ArrayLike] | None,
+    X: _Floats,
+    y: NDArray[np.int64],
+    weights: _Floats,
+    classes: NDArray,
+) -> _Floats:
+    """Return unit vectors, one for each class."""
     if init is None:
         return _class_means(X, y, weights, len(classes))
     if isinstance(init, Mapping):
@@ -384,7 +412,7 @@ def _starting_vectors(init, X, y, weights, classes):
     return _unit_rows(init)
 
 
-def _class_means(X, y, weights, n_classes):
+def _class_means(X: _Floats, y: NDArray[np.int64], weights: _Floats, n_classes: int) -> _Floats:
     """Return the direction of the weighted mean of each class."""
     sums = np.zeros((n_classes, X.shape[1]))
     np.add.at(sums, y, weights[:, None] * X)

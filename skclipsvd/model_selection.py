@@ -1,17 +1,32 @@
 """Few-shot sampling and splitting, base and novel classes, and their harmonic mean."""
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+_Positions = NDArray[np.int64]
+RandomState = int | np.random.RandomState | None
+
 __all__ = ["FewShotSplit", "base_novel_split", "harmonic_mean_score", "sample_shots"]
 
 
-def sample_shots(y, n_shots, *, random_state=None, groups=None, replace=False):
+def sample_shots(
+    y: ArrayLike,
+    n_shots: int,
+    *,
+    random_state: RandomState = None,
+    groups: ArrayLike | None = None,
+    replace: bool = False,
+) -> NDArray[np.int64]:
     """Draw the same number of items from every class.
 
     Parameters
@@ -20,15 +35,15 @@ def sample_shots(y, n_shots, *, random_state=None, groups=None, replace=False):
         The labels.
     n_shots : int
         How many items per class, at least 1.
-    random_state : int, RandomState instance or None, default=None
-        The seed, at least 0. None draws differently every time; NumPy's global
-        generator is not touched. From a RandomState, one seed is taken.
-    groups : array-like of shape (n_samples,), default=None
-        Which items belong together, for example the images of one patient. The shots
-        of a class then come from as many groups as possible.
+    random_state : int or RandomState, optional
+        The seed, at least 0. Without one, every call draws differently; NumPy's global generator is
+        not touched. From a RandomState, one seed is taken.
+    groups : array-like of shape (n_samples,), optional
+        Which items belong together, for example the images of one patient. The shots of a class
+        then come from as many groups as possible.
     replace : bool, default=False
-        What to do with a class of fewer than `n_shots` items: an error, or (True) take
-        every item once and then repeat them in a new order, again and again.
+        What to do with a class of fewer than `n_shots` items: an error, or (True) take every item
+        once and then repeat them in a new order, again and again.
 
     Returns
     -------
@@ -38,13 +53,13 @@ def sample_shots(y, n_shots, *, random_state=None, groups=None, replace=False):
     Raises
     ------
     ValueError
-        If a class has fewer than `n_shots` items and `replace` is False, or if a
-        parameter, `y` or `groups` is not as described.
+        A class has fewer than `n_shots` items and `replace` is False, or a parameter, `y` or
+        `groups` is not as described.
 
     Notes
     -----
-    Each item is given a key, the SHA-256 digest of the seed, its label as text and its
-    rank among the items of its class; the items with the lowest keys are drawn. So
+    Each item is given a key, the SHA-256 digest of the seed, its label as text and its rank among
+    the items of its class; the items with the lowest keys are drawn. So
 
     * the draw depends on nothing but the arguments, on any machine, in any version of
       NumPy, whatever was drawn before;
@@ -53,14 +68,13 @@ def sample_shots(y, n_shots, *, random_state=None, groups=None, replace=False):
     * draws are nested: with one seed, the items for 1 shot are among those for 2 shots,
       these among those for 4, and so on.
 
-    Labels with the same text, such as 1 and "1", give the same draw. Published
-    few-shot samples depended on hidden random state [1]_, which this avoids.
+    Labels with the same text, such as 1 and "1", give the same draw. Published few-shot samples
+    depended on hidden random state [1]_, which this avoids.
 
     References
     ----------
     .. [1] M. Farina, M. Mancini, G. Iacca and E. Ricci (2025). Rethinking Few-Shot
-       Adaptation of Vision-Language Models in Two Stages. CVPR.
-       https://arxiv.org/abs/2503.11609
+       Adaptation of Vision-Language Models in Two Stages. CVPR. https://arxiv.org/abs/2503.11609
 
     Examples
     --------
@@ -87,17 +101,17 @@ class FewShotSplit(BaseCrossValidator):
     n_shots : int
         How many items of every class to train on, at least 1.
     n_splits : int, default=3
-        How many splits, at least 1. Split ``i`` draws with the seed
-        ``random_state + i``, so that ``n_splits=3, random_state=1`` are the seeds 1, 2
-        and 3 over which few-shot results are usually averaged.
-    test : array-like of int or bool, default=None
-        The items to test on in every split: positions, or a mask over all items. The
-        shots are drawn from the others. None: test on all that is not drawn.
-    random_state : int, RandomState instance or None, default=None
-        The seed; see :func:`sample_shots`.
+        How many splits, at least 1. Split ``i`` draws with the seed ``random_state + i``, so that
+        ``n_splits=3, random_state=1`` are the seeds 1, 2 and 3 over which few-shot results are
+        usually averaged.
+    test : array-like of int or bool, optional
+        The items to test on in every split: positions, or a mask over all items. The shots are
+        drawn from the others. By default all that is not drawn is tested on.
+    random_state : int or RandomState, optional
+        The seed; see `sample_shots`.
     replace : bool, default=False
-        Whether to repeat items of a class with fewer than `n_shots`, instead of raising
-        an error; see :func:`sample_shots`.
+        Whether to repeat items of a class with fewer than `n_shots`, instead of raising an error;
+        see `sample_shots`.
 
     See Also
     --------
@@ -105,9 +119,9 @@ class FewShotSplit(BaseCrossValidator):
 
     Notes
     -----
-    If ``groups`` are given, no group is in both parts: items of a group in the test part
-    are never drawn when `test` is given, and items of a group that was drawn from are
-    left out of the test part otherwise.
+    If ``groups`` are given, no group is in both parts: items of a group in the test part are never
+    drawn when `test` is given, and items of a group that was drawn from are left out of the test
+    part otherwise.
 
     Examples
     --------
@@ -123,14 +137,24 @@ class FewShotSplit(BaseCrossValidator):
     # Ask for groups wherever metadata is routed, as scikit-learn's group splitters do.
     __metadata_request__split = {"groups": True}
 
-    def __init__(self, n_shots, n_splits=3, *, test=None, random_state=None, replace=False):
+    def __init__(
+        self,
+        n_shots: int,
+        n_splits: int = 3,
+        *,
+        test: ArrayLike | None = None,
+        random_state: RandomState = None,
+        replace: bool = False,
+    ):
         self.n_shots = n_shots
         self.n_splits = n_splits
         self.test = test
         self.random_state = random_state
         self.replace = replace
 
-    def split(self, X, y=None, groups=None):
+    def split(
+        self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Generate the positions of the items to train and to test on.
 
         Parameters
@@ -139,7 +163,7 @@ class FewShotSplit(BaseCrossValidator):
             The items; only their number matters.
         y : array-like of shape (n_samples,)
             The labels.
-        groups : array-like of shape (n_samples,), default=None
+        groups : array-like of shape (n_samples,), optional
             Which items must not be parted.
 
         Yields
@@ -152,7 +176,7 @@ class FewShotSplit(BaseCrossValidator):
         Raises
         ------
         ValueError
-            If there are too few items of a class, or none to test on.
+            There are too few items of a class, or none to test on.
         """
         y = _labels(y)
         groups = None if groups is None else column_or_1d(groups)
@@ -172,7 +196,10 @@ class FewShotSplit(BaseCrossValidator):
             yield train, self._held_out(test, train, len(y), groups)
 
     @staticmethod
-    def _held_out(test, train, n_samples, groups):
+    def _held_out(
+        test: _Positions | None, train: _Positions, n_samples: int, groups: NDArray | None
+    ) -> _Positions:
+        """Return what is tested on."""
         if test is None:
             test = _without(np.arange(n_samples), train, groups)
         if len(test) == 0:
@@ -182,12 +209,12 @@ class FewShotSplit(BaseCrossValidator):
             )
         return test
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of splits.
 
         Parameters
         ----------
-        X, y, groups : object, default=None
+        X, y, groups : object, optional
             Not used.
 
         Returns
@@ -198,20 +225,19 @@ class FewShotSplit(BaseCrossValidator):
         return check_count("n_splits", self.n_splits)
 
 
-def base_novel_split(y, *, classes=None):
+def base_novel_split(y: ArrayLike, *, classes: ArrayLike | None = None) -> tuple[NDArray, NDArray]:
     """Halve the classes into base classes and novel classes.
 
-    The first half of the classes is base; of an odd number, base gets one more. That
-    is the protocol of CoCoOp [1]_: train on base classes, test on both separately.
+    The first half of the classes is base; of an odd number, base gets one more. That is the
+    protocol of CoCoOp [1]_: train on base classes, test on both separately.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         The labels.
-    classes : array-like of shape (n_classes,), default=None
-        All the labels in the order to halve, for example the ``class_names`` of a
-        published data set, whose numbering is not always alphabetical. None: the
-        sorted labels.
+    classes : array-like of shape (n_classes,), optional
+        All the labels in the order to halve, for example the ``class_names`` of a published data
+        set, whose numbering is not always alphabetical. By default the sorted labels.
 
     Returns
     -------
@@ -223,7 +249,7 @@ def base_novel_split(y, *, classes=None):
     Raises
     ------
     ValueError
-        If there are fewer than two classes, or labels that are not among `classes`.
+        There are fewer than two classes, or labels that are not among `classes`.
 
     References
     ----------
@@ -252,7 +278,7 @@ def base_novel_split(y, *, classes=None):
     return order[:half], order[half:]
 
 
-def harmonic_mean_score(base, novel):
+def harmonic_mean_score(base: float, novel: float) -> float:
     """Return the harmonic mean of the accuracies on base and on novel classes.
 
     Parameters
@@ -268,7 +294,7 @@ def harmonic_mean_score(base, novel):
     Raises
     ------
     ValueError
-        If an accuracy is negative or not finite.
+        An accuracy is negative or not finite.
 
     Examples
     --------
@@ -284,7 +310,8 @@ def harmonic_mean_score(base, novel):
     return float(2 * smaller * (larger / (smaller + larger))) if larger else 0.0
 
 
-def _labels(y):
+def _labels(y: ArrayLike | None) -> NDArray:
+    """Check the labels."""
     if y is None:
         raise ValueError("y is None; the labels are needed to draw the same number of each.")
     y = column_or_1d(y)
@@ -294,13 +321,15 @@ def _labels(y):
     return y
 
 
-def check_count(name, value):
+def check_count(name: str, value: Any) -> int:
+    """Raise ValueError for anything but an int of at least 1."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an int of at least 1; got {value!r}.")
     return int(value)
 
 
-def _seed(random_state):
+def _seed(random_state: RandomState) -> int:
+    """Turn what scikit-learn calls a random state into a seed."""
     if random_state is None:
         return int(np.random.SeedSequence().entropy)
     if isinstance(random_state, np.random.RandomState):
@@ -313,7 +342,7 @@ def _seed(random_state):
     )
 
 
-def _positions(test, n_samples):
+def _positions(test: ArrayLike, n_samples: int) -> _Positions:
     """Turn a mask or a list of positions into sorted positions."""
     test = column_or_1d(test)
     if test.dtype == bool:
@@ -328,7 +357,7 @@ def _positions(test, n_samples):
     return np.unique(test).astype(np.int64)
 
 
-def _without(positions, taken, groups):
+def _without(positions: _Positions, taken: _Positions | None, groups: NDArray | None) -> _Positions:
     """Leave out what is taken and whatever shares a group with it."""
     if taken is None:
         return positions
@@ -337,7 +366,9 @@ def _without(positions, taken, groups):
     return positions[~np.isin(groups[positions], groups[taken])]
 
 
-def _draw(y, pool, n_shots, seed, groups, replace):
+def _draw(
+    y: NDArray, pool: _Positions, n_shots: int, seed: int, groups: NDArray | None, replace: bool
+) -> _Positions:
     """Draw from the items at the positions `pool`."""
     classes, codes = np.unique(y[pool], return_inverse=True)
     drawn = []
@@ -354,7 +385,9 @@ def _draw(y, pool, n_shots, seed, groups, replace):
     return np.sort(np.concatenate(drawn))
 
 
-def _first_ranks(n_members, n_shots, stem, groups):
+def _first_ranks(
+    n_members: int, n_shots: int, stem: tuple[int, Any], groups: Sequence[Any] | None
+) -> list[int]:
     """Return which items of a class come first, once more in each further round."""
     ranks = []
     for round_ in range(-(-n_shots // n_members)):
@@ -366,15 +399,17 @@ def _first_ranks(n_members, n_shots, stem, groups):
     return ranks[:n_shots]
 
 
-def _alternate(order, groups):
+def _alternate(order: Sequence[int], groups: Sequence[Any]) -> list[int]:
     """Reorder so that every group has its turn before one has its next."""
-    turns, seen = {}, {}
+    turns: dict[int, int] = {}
+    seen: dict[Any, int] = {}
     for rank in order:
         turns[rank] = seen[groups[rank]] = seen.get(groups[rank], -1) + 1
     return sorted(order, key=turns.__getitem__)  # sorting is stable
 
 
-def _key(*parts):
+def _key(*parts: Any) -> bytes:
+    """Hash numbers and texts into what the draw is sorted by."""
     # The lengths keep ("a", "bc") apart from ("ab", "c").
     text = "".join(f"{len(str(part))}:{part}" for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -17,13 +17,14 @@ from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.multiclass import OneVsOneClassifier
+from sklearn.preprocessing import normalize
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
     check_param_validation,
 )
 
-from skclipsvd.linear import CosineClassifier, _Problem, _unit_rows
+from skclipsvd.linear import CosineClassifier, Objective
 
 SUITE = """
 import json, warnings
@@ -121,7 +122,7 @@ def test_scores_are_the_documented_formula(data, n_classes):
     model = CosineClassifier(logit_scale=20.0).fit(X[chosen], y[chosen])
     assert model.coef_.shape == (n_classes, 64)
     np.testing.assert_allclose(np.linalg.norm(model.coef_, axis=1), 1)
-    logits = 20 * _unit_rows(X_test) @ model.coef_.T + model.intercept_
+    logits = 20 * normalize(X_test) @ model.coef_.T + model.intercept_
     scores = model.decision_function(X_test)
     expected = logits[:, 1] - logits[:, 0] if n_classes == 2 else logits
     np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
@@ -133,8 +134,8 @@ def test_scores_are_the_documented_formula(data, n_classes):
 @pytest.mark.parametrize("intercept", [0, 1])
 def test_gradient(intercept):
     rng = np.random.RandomState(0)
-    X, start = _unit_rows(rng.randn(20, 5)), _unit_rows(rng.randn(3, 5))
-    problem = _Problem(X, rng.randint(0, 3, 20), rng.rand(20), start, 10.0, 0.3)
+    X, start = normalize(rng.randn(20, 5)), normalize(rng.randn(3, 5))
+    problem = Objective(X, rng.randint(0, 3, 20), rng.rand(20), start, 10.0, 0.3)
     theta = rng.randn(3 * (5 + intercept))
     error = check_grad(lambda t: problem(t)[0], lambda t: problem(t)[1], theta)
     assert error < 1e-5 * np.linalg.norm(problem(theta)[1])

@@ -45,7 +45,7 @@ class Heads:
     v: Target
     o: Target
 
-    def of(self, model: nn.Module, role: str) -> Tensor:
+    def by_head(self, model: nn.Module, role: str) -> Tensor:
         """Return `model`'s matrix by head, on the CPU, of shape (n_heads, head_width, width).
 
         That is a head's rows of q, k or v, and its columns of o, transposed.
@@ -108,7 +108,7 @@ def compare_heads(frozen: nn.Module, adapted: nn.Module, tower: str | None = Non
 
 
 def _compare_block(frozen: nn.Module, adapted: nn.Module, heads: Heads) -> list[dict]:
-    q, k, v, o = ([heads.of(model, role) for model in (frozen, adapted)] for role in "qkvo")
+    q, k, v, o = ([heads.by_head(model, role) for model in (frozen, adapted)] for role in "qkvo")
     value_output, query_key = _change_of_product(o, v), _change_of_product(q, k)
     return [
         {

@@ -1,7 +1,7 @@
 """The estimators: parameters and their documentation; fit; predict; the report."""
 
 from ._adapter_file import read_adapter
-from ._base import BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
+from ._base import BaseCLIPClassifier, TakesImages, UsesBackbone, frozen_and_adapted
 from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._svd import CLIPSVDClassifier
@@ -15,6 +15,7 @@ __all__ = [
     "CLIPSVDClassifier",
     "CLIPZeroShotClassifier",
     "TrainedCLIPClassifier",
+    "TakesImages",
     "UsesBackbone",
     "frozen_and_adapted",
     "read_adapter",

@@ -34,16 +34,21 @@ from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
 
-class UsesBackbone:
-    """What estimators share that run a CLIP on images: which model, where, and what X is."""
+class TakesImages:
+    """What estimators share whose X is images; it stands before the mixins of scikit-learn."""
 
     def __sklearn_tags__(self):
         """Tell scikit-learn that X is one column of images, not a table of numbers."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+class UsesBackbone(TakesImages):
+    """What estimators share that run a CLIP on images: which model, and where."""
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))

@@ -2,7 +2,14 @@
 
 from ._digits import load_handwritten_digits
 from ._folder import load_folder
-from ._published import load
-from .base import Dataset, Split
+from .base import Dataset, SkippedFilesWarning, Split
+from .published import load
 
-__all__ = ["Dataset", "Split", "load", "load_folder", "load_handwritten_digits"]
+__all__ = [
+    "Dataset",
+    "SkippedFilesWarning",
+    "Split",
+    "load",
+    "load_folder",
+    "load_handwritten_digits",
+]

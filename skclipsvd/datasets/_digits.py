@@ -1,9 +1,12 @@
 """The built-in demo data: real handwritten digits as image files."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -12,42 +15,44 @@ from ..caching.files import replacing
 
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# Part of the folder's name: a later release that draws the files otherwise must
-# not fight with this one over the same files.
+# Part of the folder's name: a later release that draws the files otherwise must not fight with this
+# one over the same files.
 _VERSION = "handwritten-digits-v1"
 
 
-def load_handwritten_digits(*, cache_dir=None):
+def load_handwritten_digits(
+    *, cache_dir: str | os.PathLike[str] | None = None
+) -> tuple[list[str], NDArray[np.str_]]:
     """Load 1,797 real handwritten digits as PNG files, ready for an image classifier.
 
-    The digits that come with scikit-learn [1]_ are written once, as 8x8 greyscale
-    PNG files of 8 bits, light ink on a dark ground: an intensity ``v`` of 0 to 16
-    becomes ``round(v * 255 / 16)``. Nothing is downloaded.
+    The digits that come with scikit-learn [1]_ are written once, as 8x8 greyscale PNG files of 8
+    bits, light ink on a dark ground: an intensity ``v`` of 0 to 16 becomes ``round(v * 255 / 16)``.
+    Nothing is downloaded.
 
     Parameters
     ----------
-    cache_dir : str or path-like, default=None
-        The folder in which the files are kept. None means ``$SKCLIPSVD_CACHE`` if
-        it is set, else the folder ``skclipsvd`` in the user's cache folder.
+    cache_dir : str or path-like, optional
+        The folder in which the files are kept. By default ``$SKCLIPSVD_CACHE`` if it is set, else
+        the folder ``skclipsvd`` in the user's cache folder.
 
     Returns
     -------
     paths : list of str, length 1797
-        Absolute paths, in the order of :func:`sklearn.datasets.load_digits`.
+        Absolute paths, in the order of `sklearn.datasets.load_digits`.
     labels : ndarray of shape (1797,), dtype str
         The digit each file shows, spelt out: "zero" to "nine".
 
     Raises
     ------
     OSError
-        If a file is missing and cannot be written.
+        A file is missing and cannot be written.
 
     Notes
     -----
-    Every call compares the files with what they should hold and writes those that
-    are missing or damaged, each one under another name first and then moved into
-    place. So any number of processes may call this at once, and a reader never
-    sees half a file. A complete cache is only read, and may be read-only.
+    Every call compares the files with what they should hold and writes those that are missing or
+    damaged, each one under another name first and then moved into place. So any number of processes
+    may call this at once, and a reader never sees half a file. A complete cache is only read, and
+    may be read-only.
 
     References
     ----------
@@ -80,7 +85,7 @@ def load_handwritten_digits(*, cache_dir=None):
     return [str(path) for path in paths], labels
 
 
-def _ensure(path, pixels):
+def _ensure(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Make the file show these pixels; touch nothing when it does already."""
     try:
         with Image.open(path) as image:

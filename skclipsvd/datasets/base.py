@@ -1,15 +1,46 @@
 """What every reader returns, and the steps that all of them share."""
 
+from __future__ import annotations
+
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
-_EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
-_EXTENSIONS += (".tif", ".tiff", ".webp")
+# Formats that Pillow recognises and cannot decode by itself.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Folders in which systems and storage devices keep thumbnails and what was deleted; like those
+# with a dot, they are no classes.
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir",
+        "@__thumb",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "__macosx",
+        "lost+found",
+        "system volume information",
+    }
+)
+# Files that stand beside images and are nobody's image.
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"})
+
+# Path, class number and class name of an image; by part.
+Item = tuple[str, int, str]
+Items = Mapping[str, Sequence[Item]]
+
+
+class SkippedFilesWarning(UserWarning):
+    """Files or folders inside class folders that were not taken for images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +58,14 @@ class Split:
     """
 
     paths: list[str]
-    labels: np.ndarray
-    targets: np.ndarray
+    labels: NDArray[np.str_]
+    targets: NDArray[np.int64]
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Name the numbers only; there may be a million paths."""
         return f"Split({len(self.paths)} images, {len(np.unique(self.targets))} classes)"
 
@@ -61,7 +92,7 @@ class Dataset:
     template: str = DEFAULT_TEMPLATE
 
 
-def build_dataset(name, items, template):
+def build_dataset(name: str, items: Items, template: str) -> Dataset:
     """Give the classes consecutive numbers, in the order of those they have.
 
     Parameters
@@ -71,7 +102,7 @@ def build_dataset(name, items, template):
     items : dict of str to list of (str, int, str)
         For every part: path, class number and class name of each image.
     """
-    names = {}
+    names: dict[int, str] = {}
     for part in items.values():
         for path, number, class_name in part:
             if names.setdefault(number, class_name) != class_name:
@@ -85,24 +116,30 @@ def build_dataset(name, items, template):
     return Dataset(name, class_names, splits, template)
 
 
-def _build_split(part, rank, class_names):
+def _build_split(
+    part: Sequence[Item], rank: Mapping[int, int], class_names: Sequence[str]
+) -> Split:
     targets = np.array([rank[number] for _, number, _ in part], dtype=np.int64)
     return Split([path for path, *_ in part], np.array(class_names)[targets], targets)
 
 
-def require_images(items, listing):
+def require_images(items: Items, listing: str | Path) -> Items:
     """Return the items if all their files are there; otherwise name the missing ones."""
     paths = [path for part in items.values() for path, *_ in part]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         first = "".join(f"\n  {path}" for path in missing[:5])
+        hint = ""
+        if os.sep == "/" and any("\\" in path for path in missing):
+            hint = "\nSome paths have backslashes, as on Windows; write / between folders."
         raise FileNotFoundError(
             f"{len(missing)} of the {len(paths)} images in {listing} are missing, first:{first}"
+            f"{hint}"
         )
     return items
 
 
-def require_folder(path, expected):
+def require_folder(path: Path, expected: str) -> Path:
     """Return the path if it is a folder; otherwise say what should be there."""
     if not os.path.isdir(path):
         state = "is not a folder" if os.path.exists(path) else "does not exist"
@@ -110,7 +147,7 @@ def require_folder(path, expected):
     return path
 
 
-def require_file(path, expected):
+def require_file(path: Path, expected: str) -> Path:
     """Return the path if it is a file; otherwise say what should be there."""
     if not os.path.isfile(path):
         state = "is not a file" if os.path.exists(path) else "does not exist"
@@ -118,30 +155,72 @@ def require_file(path, expected):
     return path
 
 
-def absolute(path):
+def absolute(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path with ~ expanded, links kept as they are."""
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def is_image(name):
-    """Tell by the name whether a file is an image and not hidden."""
-    return not name.startswith(".") and name.lower().endswith(_EXTENSIONS)
+def is_image(name: str) -> bool:
+    """Tell by the name whether a file is an image that Pillow can decode, and not hidden."""
+    extension = os.path.splitext(name)[1].lower()
+    return not name.startswith(".") and extension in _extensions()
 
 
-def subfolders(folder):
-    """Return the names of the folders inside a folder, sorted, without hidden ones."""
+def _extensions() -> frozenset[str]:
+    # Plugins, such as pillow-heif's, add to the registry at any time.
+    return _decoded_extensions(len(Image.registered_extensions()))
+
+
+@cache
+def _decoded_extensions(_n_registered: int) -> frozenset[str]:
+    return frozenset(
+        extension.lower()
+        for extension, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in _NOT_DECODED
+    )
+
+
+def subfolders(folder: str | Path) -> list[str]:
+    """Return the names of the folders inside a folder, sorted, without hidden and system ones."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if e.is_dir() and not _is_system_folder(e.name))
 
 
-def images_below(folder, _above=()):
-    """List all images in a folder and the folders inside it, sorted, links followed."""
+def _is_system_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+@dataclass(eq=False)
+class Contents:
+    """What is in a folder and the folders inside it.
+
+    Attributes
+    ----------
+    images : list of str
+        Paths, sorted.
+    skipped : list of str
+        Paths of files that are no images by their names, hidden and system files left out.
+    """
+
+    images: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def contents(folder: str | Path, _above: tuple[str, ...] = ()) -> Contents:
+    """List what is in a folder and the folders inside it, links followed."""
+    found = Contents()
     real = os.path.realpath(folder)
     if real in _above:  # a link back to where we came from
-        return []
+        return found
     with os.scandir(folder) as entries:
-        found = sorted(e.name for e in entries if e.is_file() and is_image(e.name))
-    images = [os.path.join(folder, name) for name in found]
+        files = sorted(e.name for e in entries if e.is_file() and not e.name.startswith("."))
+    for name in files:
+        if is_image(name):
+            found.images.append(os.path.join(folder, name))
+        elif name.lower() not in _SYSTEM_FILES:
+            found.skipped.append(os.path.join(folder, name))
     for name in subfolders(folder):
-        images += images_below(os.path.join(folder, name), (*_above, real))
-    return images
+        inner = contents(os.path.join(folder, name), (*_above, real))
+        found.images += inner.images
+        found.skipped += inner.skipped
+    return found

@@ -3,7 +3,7 @@
 ``python -m skclipsvd.experiments --help`` is the same as a command.
 """
 
-from ._data import open_data, open_folder
+from .data import open_data, open_folder
 from .methods import METHODS, TwoStageClassifier
 from .protocols import base_to_novel, cross_dataset, domain_generalisation, few_shot
 from .results import read_results

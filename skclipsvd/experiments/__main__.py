@@ -23,6 +23,7 @@ from . import (
     settings,
     tables,
 )
+from .results import holds_results
 
 _PROTOCOLS = {
     "few-shot": few_shot,
@@ -111,6 +112,11 @@ def _open(options: dict[str, Any], names: str, folders: str) -> list[Dataset]:
 
 
 def _tabulate(results: str, out: str | None, plot: str | None) -> None:
+    for option, file in (("--out", out), ("--plot", plot)):
+        if file is not None:
+            _check_may_replace(option, file, results)
+    if out is not None and plot is not None and _same_file(out, plot):
+        raise ValueError(f"--out and --plot are both {out}; name two files.")
     rows = read_results(results)
     text = tables(rows)
     if out is None:
@@ -119,6 +125,20 @@ def _tabulate(results: str, out: str | None, plot: str | None) -> None:
         Path(out).write_text(text, encoding="utf-8")
     if plot is not None:
         plot_shots(rows).savefig(plot, dpi=150)
+
+
+def _check_may_replace(option: str, file: str, results: str) -> None:
+    if _same_file(file, results) or holds_results(Path(file)):
+        raise ValueError(f"{option} {file} would overwrite results; name another file.")
+    if not Path(file).absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"{option} {file}: the folder {Path(file).absolute().parent} does not exist; create "
+            "it, or name another file."
+        )
+
+
+def _same_file(one: str, other: str) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ from ..classifiers import (
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
+    TakesImages,
     TrainedCLIPClassifier,
 )
 from ..encoder import CLIPEncoder
@@ -36,7 +37,7 @@ from ..training import steps_per_epoch
 PROBE_C = 31.6
 
 
-class TwoStageClassifier(ClassifierMixin, BaseEstimator):
+class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
     """Adapt CLIP, then train a linear classifier on what the adapted image tower sees.
 
     The idea of 2SFS [1]_: early training teaches CLIP the task, later training the base classes
@@ -175,13 +176,6 @@ class TwoStageClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.classifier_.with_classes(classes, templates=templates)
 
-    def __sklearn_tags__(self):
-        """Tell scikit-learn that X is one column of images, not a table of numbers."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = tags.input_tags.string = True
-        return tags
-
 
 @dataclass(frozen=True)
 class Method:
@@ -197,15 +191,15 @@ class Method:
         Makes an estimator of such parameters.
     learns : bool
         Whether it looks at the training images.
-    told_classes : bool
-        Whether it can be told other classes than those that it was trained on.
+    accepts_new_classes : bool
+        Whether it can predict classes that it was not trained on, by their names.
     """
 
     label: str
     takes: frozenset[str]
     build: Callable[..., BaseEstimator]
     learns: bool = True
-    told_classes: bool = True
+    accepts_new_classes: bool = True
 
 
 def _linear_probe(C=PROBE_C, **model):
@@ -232,7 +226,7 @@ METHODS = {
         "zero-shot CLIP", _names(CLIPZeroShotClassifier), CLIPZeroShotClassifier, learns=False
     ),
     "linear-probe": Method(
-        "linear probe", _names(CLIPEncoder, "C"), _linear_probe, told_classes=False
+        "linear probe", _names(CLIPEncoder, "C"), _linear_probe, accepts_new_classes=False
     ),
     "lora": Method("CLIP-LoRA", _names(CLIPLoRAClassifier, "steps_per_shot"), CLIPLoRAClassifier),
     "svd": Method("CLIP-SVD", _names(CLIPSVDClassifier, "steps_per_shot"), CLIPSVDClassifier),

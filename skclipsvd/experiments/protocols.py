@@ -3,175 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from .._version import __version__
-from ..clip import choose_device, load_backbone
 from ..datasets import Dataset
-from ..model_selection import base_novel_split, check_count
+from ..model_selection import base_novel_split
 from . import settings
-from ._data import Part, digest, draw, one_line, parts, test_part, words, write_shots
-from .methods import (
-    METHODS,
-    check_overrides,
-    describe,
-    make_estimator,
-    seeded,
-    settings_hash,
-)
-from .results import Results, Row, key
+from .data import Part, digest, one_line, parts, test_part, words
+from .results import Row
+from .runs import Methods, Predictor, Protocol, Question, execute, make_plan
 
-# Maps a fitted estimator and image paths to targets.
-Predictor = Callable[[BaseEstimator, NDArray], NDArray[np.int64]]
-
-Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
-
-_ALL = tuple(METHODS)
-_TELLABLE = tuple(name for name, method in METHODS.items() if method.told_classes)
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What a fitted estimator is asked.
-
-    Attributes
-    ----------
-    name : str
-        The data set, or the part of it.
-    images : Part
-        Whose targets are the right answers.
-    predict : callable
-        Maps the fitted estimator and image paths to its answers.
-    data_hash : str
-        Identifies the images, those to train on included, and the class names.
-    """
-
-    name: str
-    images: Part
-    predict: Predictor
-    data_hash: str
-
-    def accuracy(self, estimator: BaseEstimator) -> float:
-        """Ask a fitted estimator."""
-        answers = self.predict(estimator, self.images.paths)
-        return float(np.mean(answers == self.images.targets))
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One estimator to fit, and what to ask it.
-
-    Attributes
-    ----------
-    estimator : estimator
-        Unfitted.
-    train : Part
-        What shots are drawn from.
-    tests : sequence of Question
-    columns : dict
-        What is known of its rows before it is fitted.
-    """
-
-    estimator: BaseEstimator
-    train: Part
-    tests: Sequence[Question]
-    columns: Row
-
-    def identities(self) -> list[tuple]:
-        """Return what identifies its rows."""
-        return [key(self._row(test, 0.0)) for test in self.tests]
-
-    def rows(self) -> list[Row]:
-        """Fit and ask."""
-        shots, seed = self.columns["shots"], self.columns["seed"]
-        # Zero-shot looks at nothing but the labels, of which there must be some.
-        images = draw(self.train, shots or 1, seed)
-        estimator = seeded(self.estimator, seed).fit(images.paths, images.targets)
-        return [self._row(test, test.accuracy(estimator)) for test in self.tests]
-
-    def _row(self, test: Question, accuracy: float) -> Row:
-        row = {
-            **self.columns,
-            "test": test.name,
-            "data_hash": test.data_hash,
-            "n_train": self.columns["shots"] * len(self.train.classes),
-            "n_test": len(test.images.targets),
-            "accuracy": accuracy,
-        }
-        return {name: one_line(v) if isinstance(v, str) else v for name, v in row.items()}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the protocols have in common: which runs, and where results go."""
-
-    protocol: str
-    data: Dataset
-    train: Part
-    tests: Sequence[Question]
-    methods: Mapping[str, Mapping[str, Any]]
-    shots: Sequence[int]
-    seeds: Sequence[int]
-    setting: str
-    overrides: Mapping[str, Any]
-
-    def runs(self) -> Iterator[Run]:
-        """List the runs; zero-shot needs one only, for any number of shots and seeds."""
-        for shots in self.shots:
-            for seed in self.seeds:
-                for method in self.methods:
-                    if METHODS[method].learns:
-                        yield self._run(method, shots, seed)
-                    elif (shots, seed) == (self.shots[0], self.seeds[0]):
-                        yield self._run(method, 0, 0)
-
-    def _run(self, method: str, shots: int, seed: int) -> Run:
-        name, class_names = self.data.name, words(self.data)
-        overrides = {**self.overrides, **self.methods[method]}
-        chosen = {**settings.backbone(self.setting, name), **overrides}
-        estimator = make_estimator(
-            method,
-            settings.parameters(self.setting, self.protocol, method, name),
-            chosen,
-            n_shots=shots,
-            class_names={target: class_names[target] for target in self.train.classes},
-            template=settings.template(self.setting, self.protocol, name, self.data.template),
-        )
-        model = (chosen["model_name"], chosen["pretrained"])
-        weights = load_backbone(*model, choose_device(chosen.get("device", "auto"))).fingerprint
-        columns = {
-            "protocol": self.protocol,
-            "data": name,
-            "method": method,
-            "model": model[0],
-            # Not looked at by models that bring their own weights.
-            "pretrained": "" if model[0] == "tiny" or ":" in model[0] else str(model[1]),
-            "shots": shots,
-            "seed": seed,
-            "setting": self.setting,
-            "overrides": describe(method, overrides),
-            "settings_hash": settings_hash(estimator),
-            "weights": weights[:12],
-            "version": __version__,
-        }
-        return Run(estimator, self.train, self.tests, columns)
+FEW_SHOT = Protocol("few-shot")
+BASE_TO_NOVEL = Protocol("base-to-novel", asks_new_classes=True)
+CROSS_DATASET = Protocol("cross-dataset", asks_new_classes=True)
+DOMAIN_GENERALISATION = Protocol("domain-generalisation")
 
 
 def few_shot(
     data: Dataset,
     *,
-    methods: Methods = _ALL,
+    methods: Methods = FEW_SHOT.methods,
     shots: Iterable[int] = settings.REPORTED_SHOTS,
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -233,14 +89,24 @@ def few_shot(
     [('zero-shot', 0, 899), ('svd', 2, 899)]
     """
     train, test = _own_test(data)
-    plan = _plan("few-shot", data, train, [test], methods, shots, seeds, setting, parameters)
-    return _execute(plan, out, write_splits, verbose)
+    plan = make_plan(
+        FEW_SHOT,
+        data,
+        train,
+        [test],
+        methods=methods,
+        shots=shots,
+        seeds=seeds,
+        setting=setting,
+        overrides=parameters,
+    )
+    return execute(plan, out=out, write_splits=write_splits, verbose=verbose)
 
 
 def base_to_novel(
     data: Dataset,
     *,
-    methods: Methods = _TELLABLE,
+    methods: Methods = BASE_TO_NOVEL.methods,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -280,7 +146,8 @@ def base_to_novel(
     train, whole = _own_test(data)
     base, novel = (half.tolist() for half in base_novel_split(train.targets))
     tests = []
-    for name, classes, predict in (("base", base, _ask), ("novel", novel, _teller(data, novel))):
+    halves = (("base", base, predict_trained), ("novel", novel, predictor_of(data, novel)))
+    for name, classes, predict in halves:
         images = whole.images.of_classes(classes)
         if len(classes) < 2 or not len(images.targets):
             raise ValueError(
@@ -288,25 +155,26 @@ def base_to_novel(
                 "images; base-to-novel needs two such classes, and images."
             )
         tests.append(Question(name, images, predict, whole.data_hash))
-    plan = _plan(
-        "base-to-novel",
+    images = train.of_classes(base)
+    plan = make_plan(
+        BASE_TO_NOVEL,
         data,
-        train.of_classes(base),
+        images,
         tests,
-        methods,
-        shots,
-        seeds,
-        setting,
-        parameters,
+        methods=methods,
+        shots=shots,
+        seeds=seeds,
+        setting=setting,
+        overrides=parameters,
     )
-    return _execute(plan, out, write_splits, verbose)
+    return execute(plan, out=out, write_splits=write_splits, verbose=verbose)
 
 
 def cross_dataset(
     data: Dataset,
     others: Sequence[Dataset],
     *,
-    methods: Methods = _TELLABLE,
+    methods: Methods = CROSS_DATASET.methods,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -351,17 +219,28 @@ def cross_dataset(
         images = test_part(other)
         # All classes compete, those without a test image included.
         template = parameters.get("templates", other.template)
-        tell = _teller(other, range(len(other.class_names)), template)
-        tests.append(Question(other.name, images, tell, digest((data, train), (other, images))))
-    plan = _plan("cross-dataset", data, train, tests, methods, shots, seeds, setting, parameters)
-    return _execute(plan, out, write_splits, verbose)
+        predict = predictor_of(other, range(len(other.class_names)), template)
+        data_hash = digest((data, train), (other, images))
+        tests.append(Question(other.name, images, predict, data_hash))
+    plan = make_plan(
+        CROSS_DATASET,
+        data,
+        train,
+        tests,
+        methods=methods,
+        shots=shots,
+        seeds=seeds,
+        setting=setting,
+        overrides=parameters,
+    )
+    return execute(plan, out=out, write_splits=write_splits, verbose=verbose)
 
 
 def domain_generalisation(
     data: Dataset,
     others: Sequence[Dataset],
     *,
-    methods: Methods = _ALL,
+    methods: Methods = DOMAIN_GENERALISATION.methods,
     shots: Iterable[int] = (16,),
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
@@ -405,35 +284,68 @@ def domain_generalisation(
         images = test_part(other)
         matches = match_classes([names[t] for t in train.classes], words(other), other.name)
         data_hash = digest((data, train), (other, images))
-        tests.append(Question(other.name, images, _chooser(matches), data_hash))
-    plan = _plan(
-        "domain-generalisation", data, train, tests, methods, shots, seeds, setting, parameters
+        tests.append(Question(other.name, images, predictor_among(matches), data_hash))
+    plan = make_plan(
+        DOMAIN_GENERALISATION,
+        data,
+        train,
+        tests,
+        methods=methods,
+        shots=shots,
+        seeds=seeds,
+        setting=setting,
+        overrides=parameters,
     )
-    return _execute(plan, out, write_splits, verbose)
+    return execute(plan, out=out, write_splits=write_splits, verbose=verbose)
 
 
-# --- what to ask
+# --- how a fitted estimator is asked
 
 
-def _ask(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+def predict_trained(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
+    """Ask for one of the classes that were trained on."""
     return estimator.predict(paths)
 
 
-def _teller(data: Dataset, targets: Iterable[int], templates: Any = None) -> Predictor:
-    """Ask about other classes than those that were trained on."""
+def predictor_of(data: Dataset, targets: Iterable[int], templates: Any = None) -> Predictor:
+    """Ask for one of other classes, which the estimator is told by their names.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose classes.
+    targets : iterable of int
+        Which of them compete.
+    templates : str or sequence of str, optional
+        Prompts, instead of the estimator's.
+
+    Returns
+    -------
+    predict : callable
+    """
     names = words(data)
     classes = {target: names[target] for target in targets}
 
-    def predict(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+    def predict(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
         return estimator.with_classes(classes, templates=templates).predict(paths)
 
     return predict
 
 
-def _chooser(matches: Sequence[Sequence[int]]) -> Predictor:
-    """Ask which of some of the trained classes it is."""
+def predictor_among(matches: Sequence[Sequence[int]]) -> Predictor:
+    """Ask for one of some of the trained classes, whatever the others score.
 
-    def predict(estimator: BaseEstimator, paths: NDArray) -> NDArray:
+    Parameters
+    ----------
+    matches : sequence of sequence of int
+        For each target the trained classes that stand for it, of which the best one counts.
+
+    Returns
+    -------
+    predict : callable
+    """
+
+    def predict(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
         scores = estimator.decision_function(paths)
         if scores.ndim == 1:  # two classes
             scores = np.column_stack([np.zeros_like(scores), scores])
@@ -500,80 +412,6 @@ def _own_test(data: Dataset, others: Sequence[Dataset] = ()) -> tuple[Part, Ques
             f"{data.name} has no training images of {data.class_names[missing[0]]!r}, which it is "
             f"tested on ({len(missing)} such classes); add some, or leave the class out."
         )
-    return train, Question(data.name, images, _ask, digest((data, train), (data, images)))
-
-
-def _plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides) -> Plan:
-    """Check everything that can be checked without a model."""
-    if isinstance(methods, str) or not isinstance(methods, Mapping):
-        methods = {m: {} for m in ([methods] if isinstance(methods, str) else methods)}
-    tells = protocol in ("base-to-novel", "cross-dataset")
-    check_methods(methods, _TELLABLE if tells else _ALL, protocol)
-    check_overrides(overrides, methods)
-    for method, own in methods.items():
-        check_overrides(own, [method])
-    shots = [check_count("shots", n) for n in dict.fromkeys(shots)]
-    seeds = list(dict.fromkeys(seeds))
-    if not shots or not seeds:
-        raise ValueError(f"shots={shots!r} and seeds={seeds!r} need one entry or more each.")
-    if not all(isinstance(seed, Integral) and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds={seeds!r} must be ints of at least 0.")
-    return Plan(protocol, data, train, tests, methods, shots, seeds, setting, overrides)
-
-
-def check_methods(methods: Iterable[str], possible: Sequence[str], protocol: str) -> None:
-    """Raise ValueError for methods that there are not, or not in this protocol."""
-    if not methods:
-        raise ValueError(f"methods is empty; choose some of {', '.join(possible)}.")
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"methods: {method!r} is unknown; choose of {', '.join(possible)}.")
-        if method not in possible:
-            raise ValueError(
-                f"methods: {method!r} cannot be told other classes than it was trained on, as "
-                f"{protocol} asks; choose of {', '.join(possible)}."
-            )
-
-
-def _execute(
-    plan: Plan,
-    out: str | os.PathLike | None,
-    write_splits: str | os.PathLike | None,
-    verbose: int,
-) -> list[Row]:
-    """Do what is not done yet, and return all of it."""
-    results = Results(out)
-    runs = list(plan.runs())
-    if write_splits is not None:
-        _write_splits(plan, Path(write_splits).expanduser())
-    for run in runs:
-        done = {key(row) for row in results.rows()}  # other processes may add to the file
-        if done.issuperset(run.identities()):
-            continue
-        started = time.perf_counter()
-        rows = run.rows()
-        results.append(rows)
-        if verbose:
-            _report(rows, time.perf_counter() - started)
-    found = {key(row): row for row in results.rows()}
-    return [found[k] for run in runs for k in run.identities()]
-
-
-def _report(rows: Sequence[Row], seconds: float) -> None:
-    first = rows[0]
-    scores = ", ".join(f"{row['test']} {100 * row['accuracy']:.2f} %" for row in rows)
-    which = f", {first['shots']}-shot, seed {first['seed']}" if first["shots"] else ""
-    print(
-        f"{first['protocol']}, {first['data']}, {first['method']}{which}: {scores} "
-        f"({seconds:.1f} s)",
-        file=sys.stderr,
-        flush=True,
+    return train, Question(
+        data.name, images, predict_trained, digest((data, train), (data, images))
     )
-
-
-def _write_splits(plan: Plan, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for shots in plan.shots:
-        for seed in plan.seeds:
-            name = f"{plan.protocol}-{plan.data.name}-{shots}-shots-seed-{seed}.json"
-            write_shots(folder / name, plan.data, plan.train, draw(plan.train, shots, seed))

@@ -117,9 +117,9 @@ class Results:
             return
         with _locked(self.path) as file:
             content = file.read()
+            new = _new_rows(rows, _parse(content, self.path))  # before anything is cut off
             complete = content.rfind(b"\n") + 1
             file.truncate(complete)
-            new = _new_rows(rows, _parse(content, self.path))
             file.write((b"" if complete else _line(COLUMNS)) + b"".join(map(_line_of, new)))
             file.flush()
             os.fsync(file.fileno())
@@ -171,9 +171,23 @@ def read_results(path: str | os.PathLike) -> list[Row]:
     return _parse(path.read_bytes(), path)
 
 
+def holds_results(path: Path) -> bool:
+    """Whether there is a file at `path` that begins as results do."""
+    header = _line(COLUMNS)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
 def _parse(content: bytes, path: Path) -> list[Row]:
     """Read the complete lines."""
     lines = content[: content.rfind(b"\n") + 1]
+    if not lines and not _line(COLUMNS).startswith(content):
+        raise ValueError(
+            f"{path} is not a file of results: it holds {len(content)} bytes of something else. "
+            "Name another file."
+        )
     try:
         table = list(csv.reader(io.StringIO(lines.decode("utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:

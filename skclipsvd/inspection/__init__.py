@@ -1,7 +1,6 @@
 """What an adaptation changed, where, and in words; and pictures of a fit and its results."""
 
 from ._changes import head_changes, singular_value_changes
-from ._concepts import load_concepts
 from ._descriptions import describe_heads
 from ._explanations import Explanation, explain_prediction
 from .displays import (
@@ -13,6 +12,7 @@ from .displays import (
     PredictionSheetDisplay,
     SpectrumDisplay,
 )
+from .phrases import load_concepts
 
 __all__ = [
     "singular_value_changes",

@@ -11,7 +11,7 @@ from ..adaptation.factors import decompose
 from ..adaptation.heads import compare_heads, relative_change
 from ..adaptation.targets import TOWERS
 from ..classifiers import CLIPSVDClassifier, TrainedCLIPClassifier, frozen_and_adapted
-from ._tables import table
+from ..frames import table
 
 
 def singular_value_changes(clf: CLIPSVDClassifier) -> Any:

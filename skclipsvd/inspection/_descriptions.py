@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from ..adaptation.heads import compare_heads
 from ..classifiers import TrainedCLIPClassifier, frozen_and_adapted
-from ..clip import Backbone, build_prompts, encode_exactly
+from ..clip import Backbone
+from ..frames import table
 from ..images import Item, as_items, check_exist, decoding_threads, iterate, normalise
-from ._concepts import as_concepts
-from ._contributions import Tower, cut_context, image_tower, is_plain_text, split, text_tower
-from ._pursuit import centred_units, describe_direction, text_span
-from ._tables import table
+from .contributions import Tower, leading_directions, split, splittable_image_tower
+from .phrases import as_concepts, embed_phrases
+from .pursuit import centred_units, describe_direction, text_span
 
 _N_DIRECTIONS = 3
 
@@ -111,7 +110,7 @@ def describe_heads(
     phrases = as_concepts(texts)
     items = _items(X, n_directions)
     heads, backbone, tower = _changed_heads(clf, n_heads)
-    units, mean = centred_units(_embed(phrases, backbone))
+    units, mean = centred_units(embed_phrases(phrases, backbone))
     if items is None:
         rows = [
             row
@@ -150,7 +149,7 @@ def _changed_heads(clf: TrainedCLIPClassifier, n_heads: int) -> tuple[list[dict]
             "CLIPSVDClassifier or CLIPLoRAClassifier."
         )
     backbone, adapted = frozen_and_adapted(clf)
-    tower = image_tower(replace(backbone, model=adapted).skeleton())
+    tower = splittable_image_tower(replace(backbone, model=adapted).skeleton())
     changed = [h for h in compare_heads(backbone.model, adapted, "image") if h["change"] > 0]
     if not changed:
         raise ValueError(
@@ -158,17 +157,6 @@ def _changed_heads(clf: TrainedCLIPClassifier, n_heads: int) -> tuple[list[dict]
             "and one of q, k, v and o in matrices."
         )
     return changed[:n_heads], backbone, tower
-
-
-def _embed(phrases: Sequence[str], backbone: Backbone) -> NDArray[np.float32]:
-    """Embed phrases with the frozen text tower: (n_texts, n_features), unit length."""
-    prompts = build_prompts([[phrase] for phrase in phrases], "{}", backbone.tokenize)
-    prompts = prompts.to(backbone.device)
-    model = backbone.skeleton()
-    if is_plain_text(model):
-        tokens = cut_context(model, text_tower(model), prompts.tokens)
-        prompts = replace(prompts, tokens=tokens)
-    return encode_exactly(model, prompts).cpu().numpy()
 
 
 def _by_weights(
@@ -180,7 +168,7 @@ def _by_weights(
     n_texts: int,
     n_directions: int | None,
 ) -> list[dict]:
-    directions, values = _leading_directions(tower, head["block"], head["head"])
+    directions, values = leading_directions(tower, head["block"], head["head"])
     strengths = values**2 / (values**2).sum()
     rows = []
     for i in range(min(n_directions or _N_DIRECTIONS, len(strengths))):
@@ -200,26 +188,6 @@ def _by_weights(
             for rank, (index, weight, explained) in enumerate(chosen, start=1)
         ]
     return rows
-
-
-def _leading_directions(tower: Tower, block: int, head: int) -> tuple[NDArray, NDArray]:
-    """Decompose what a head writes into the joint space for what it reads from its norm.
-
-    Returns
-    -------
-    directions : array of shape (n_features, head_width)
-        Left singular vectors, largest first.
-    values : array of shape (head_width,)
-    """
-    layer = tower.blocks[block]
-    attention = layer.attn
-    columns = attention.out_proj.weight.detach().unflatten(1, (attention.num_heads, -1))[:, head]
-    written = tower.project(layer.ls_1(columns.T)).T
-    rows = attention.in_proj_weight.detach().chunk(3)[2]
-    read = rows.unflatten(0, (attention.num_heads, -1))[head] * layer.ln_1.weight.detach()
-    q, r = np.linalg.qr(_float64(written))
-    u, values, _ = np.linalg.svd(r @ _float64(read), full_matrices=False)
-    return q @ u, values
 
 
 def _outputs(
@@ -265,7 +233,3 @@ def _place(head: dict) -> dict:
 
 def _name(head: dict) -> str:
     return f"{head['tower']} block {head['block']}, head {head['head']}"
-
-
-def _float64(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.detach().cpu().numpy().astype(np.float64)

@@ -13,12 +13,20 @@ from torch.nn import functional as F
 
 from ..classifiers import BaseCLIPClassifier, frozen_and_adapted
 from ..clip import Prompts
+from ..frames import table
 from ..images import as_items, check_exist, decode_all, normalise, stack_views
-from ._contributions import Component, Split, Tower, cut_context, image_tower, split, text_tower
-from ._tables import table
+from .contributions import (
+    Component,
+    SplitEmbeddings,
+    Tower,
+    cut_to_longest_prompt,
+    split,
+    splittable_image_tower,
+    splittable_text_tower,
+)
 
 # Prompts per pass: every block's input is kept until the last one is known.
-_CHUNK = 32
+_PROMPTS_PER_PASS = 32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,8 +187,8 @@ def explain_prediction(clf: BaseCLIPClassifier, image: Any) -> Explanation:
         raise TypeError(f"clf is a {type(clf).__name__}; pass a fitted classifier of skclipsvd.")
     backbone, adapted = frozen_and_adapted(clf)
     models = [backbone.skeleton(), replace(backbone, model=adapted).skeleton()]
-    image_towers = [image_tower(model) for model in models]
-    text_towers = [text_tower(model) for model in models]
+    image_towers = [splittable_image_tower(model) for model in models]
+    text_towers = [splittable_text_tower(model) for model in models]
 
     pixels = _pixels(image, backbone)
     before, after = (split(tower, pixels, by_source=True) for tower in image_towers)
@@ -231,7 +239,7 @@ class _Classes:
 def _split_classes(model: nn.Module, tower: Tower, prompts: Prompts, probe: Tensor) -> _Classes:
     """Split the class texts along one direction, which takes no memory per class and feature."""
     units, parts = [], []
-    for tokens in cut_context(model, tower, prompts.tokens).split(_CHUNK):
+    for tokens in cut_to_longest_prompt(model, tower, prompts.tokens).split(_PROMPTS_PER_PASS):
         chunk = split(tower, tokens)
         norm = chunk.embedding.norm(dim=-1, keepdim=True)
         units.append(chunk.embedding / norm)
@@ -247,12 +255,14 @@ def _split_classes(model: nn.Module, tower: Tower, prompts: Prompts, probe: Tens
     return _Classes(sums / norm, add_up(parts) / norm)
 
 
-def _unit_parts(part: Split) -> Tensor:
+def _unit_parts(part: SplitEmbeddings) -> Tensor:
     """Return the components of the unit vector, of shape (n_components, n_features)."""
     return part.contributions[0] / part.embedding[0].norm()
 
 
-def _heat_map(tower: Tower, after: Split, weights: Tensor, bias: float) -> tuple[Tensor, Tensor]:
+def _heat_map(
+    tower: Tower, after: SplitEmbeddings, weights: Tensor, bias: float
+) -> tuple[Tensor, Tensor]:
     """Split the scores into patches of shape (n_classes, n_patches) and the rest (n_classes,)."""
     norm = after.embedding[0].norm()
     sources = weights @ after.by_source[0].T / norm

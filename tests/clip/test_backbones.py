@@ -114,11 +114,37 @@ def test_openai_weights_get_the_activation_that_they_were_trained_with(monkeypat
         assert asked["weights_only"]
 
 
-def test_describing_needs_no_weights(capsys):
-    describe_targets("ViT-B-16")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["tower", "block", "role", "group", "shape", "rank", "parameters"]
-    assert len(lines) == 1 + 144 + 1
-    assert lines[-1] == "144 matrices, 92,160 singular values"
-    with pytest.raises(ValueError, match="did you mean"):
-        describe_targets("ViT-B-61")
+def test_describing_needs_no_weights():
+    found = describe_targets("ViT-B-16")
+    rows = found if isinstance(found, list) else found.to_dict("records")
+    assert len(rows) == 144
+    assert sum(row["rank"] for row in rows) == 92_160
+    assert rows[0] == {
+        "tower": "image",
+        "block": 0,
+        "role": "q",
+        "group": "q",
+        "shape": (768, 768),
+        "rank": 768,
+        "parameters": 768 * 768,
+    }
+    mlp = [row for row in rows if (row["tower"], row["block"], row["group"]) == ("text", 11, "mlp")]
+    assert [(row["role"], row["shape"], row["parameters"]) for row in mlp] == [
+        ("fc", (2048, 512), 2048 * 512),
+        ("proj", (512, 2048), 2048 * 512),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ViT-B-61",), "did you mean"),
+        (("tiny", dict(towers=["vision"])), "towers has 'vision'; choose of image, text"),
+        (("tiny", dict(towers="text")), r"such as \['text'\]"),
+        (("tiny", dict(matrices=["qkv"])), "matrices has 'qkv'; choose of q, k"),
+    ],
+)
+def test_describing_what_there_is_not(arguments, message):
+    name, *choice = arguments
+    with pytest.raises(ValueError, match=message):
+        describe_targets(name, **dict(*choice))

@@ -14,8 +14,14 @@ from sklearn.datasets import load_digits
 
 from skclipsvd import datasets
 from skclipsvd.caching.files import cache_dir
-from skclipsvd.datasets import Dataset, load, load_folder, load_handwritten_digits
-from skclipsvd.datasets._published import _LAYOUTS
+from skclipsvd.datasets import (
+    Dataset,
+    SkippedFilesWarning,
+    load,
+    load_folder,
+    load_handwritten_digits,
+)
+from skclipsvd.datasets.published import LAYOUTS
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -167,7 +173,9 @@ def test_folder_tree(tmp_path):
     root = tmp_path / "my images"
     touch(root, "cat/b.JPG", "cat/a.jpeg", "cat/deep er/ö.WebP", "Bär/1.Png", "cat/notes.txt")
     touch(root, "cat/.hidden.png", ".git/x.png", "cat/.thumbs/1.png", "readme.md", "empty/x.txt")
-    dataset = load_folder(root)
+    skipped = r"skipped 2 files .*\(2 x \.txt\).*no classes: empty \(1\)"
+    with pytest.warns(SkippedFilesWarning, match=skipped):
+        dataset = load_folder(root)
     assert isinstance(dataset, Dataset)
     assert dataset.name == "my images"
     assert dataset.class_names == ("Bär", "cat")
@@ -203,6 +211,54 @@ def test_folder_errors(tmp_path, monkeypatch):
     touch(tmp_path, "train/loose.jpg")
     with pytest.raises(ValueError, match=r"loose\.jpg is in no class folder"):
         load_folder("train")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("Training", "Testing"), ("Train", "TEST"), ("seg_train", "seg_test"), ("train", "dev")],
+)
+def test_parts_are_no_classes_however_they_are_spelt(tmp_path, parts):
+    touch(tmp_path, *(f"{part}/{name}/1.png" for part in parts for name in ("cat", "dog")))
+    with pytest.raises(ValueError, match="like parts of a data set and not like classes"):
+        load_folder(tmp_path)
+
+
+def test_folders_that_all_hold_the_same_folders(tmp_path):
+    touch(tmp_path, *(f"site/{s}/{n}/1.png" for s in ("a", "b") for n in ("cat", "dog")))
+    with pytest.raises(ValueError, match=r"the same folders, cat, dog, .*load each by itself"):
+        load_folder(tmp_path / "site")
+    touch(tmp_path, *(f"mixed/{n}/{s}/1.png" for s in ("test", "train") for n in ("cat", "dog")))
+    with pytest.raises(ValueError, match=r"Every class folder .* holds the folders test, train"):
+        load_folder(tmp_path / "mixed")
+    touch(tmp_path, "fine/cat/images/1.png", "fine/dog/images/1.png")
+    assert load_folder(tmp_path / "fine").class_names == ("cat", "dog")
+
+
+def test_every_extension_of_pillow_and_no_folder_of_the_system(tmp_path):
+    touch(tmp_path, "cat/a.jfif", "cat/b.JP2", "dog/c.TGA", "dog/d.Jpe")
+    touch(tmp_path, "@eaDir/cat/x.png", "__MACOSX/cat/x.png", "cat/@eaDir/x.png", "dog/Thumbs.db")
+    dataset = load_folder(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    names = ["cat/a.jfif", "cat/b.JP2", "dog/c.TGA", "dog/d.Jpe"]
+    assert relative(dataset.splits["all"], tmp_path) == names
+
+
+def test_csv_names_file_encoding_and_spellings(tmp_path):
+    touch(tmp_path, "a/1.png")
+    file = tmp_path / "list.csv"
+    for content, message in (
+        ("path,label\nö.png,a\n".encode("latin-1"), r"list\.csv is no CSV file in UTF-8"),
+        (b"path;label\n1.png;a\n", "Write commas between them"),
+        (b"path,label\na/1.png,cat\na/1.png,Cat \n", "labels 'Cat ' and 'cat'"),
+        (b"path,label,split\na/1.png,c,test\na/1.png,c,test \n", "parts 'test' and 'test '"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_folder(tmp_path, split=file)
+    file.write_bytes(b"path,label\na\\1.png,cat\n")
+    if os.sep == "/":
+        with pytest.raises(FileNotFoundError, match="backslashes, as on Windows"):
+            load_folder(tmp_path, split=file)
 
 
 def test_json_split(tmp_path):
@@ -400,10 +456,10 @@ def test_unknown_name_and_missing_folder(tmp_path):
 
 
 def test_table_is_complete_and_documented():
-    assert len(_LAYOUTS) == 25
-    assert set(_LAYOUTS) == {*JSON_SETS, *TEST_SETS, "fgvc_aircraft", "imagenet", "imagenetv2"}
+    assert len(LAYOUTS) == 25
+    assert set(LAYOUTS) == {*JSON_SETS, *TEST_SETS, "fgvc_aircraft", "imagenet", "imagenetv2"}
     rows = {row.split()[0]: row for row in load.__doc__.splitlines() if row.strip()}
-    for name, layout in _LAYOUTS.items():
+    for name, layout in LAYOUTS.items():
         assert layout.folders[0] in rows[name]
         assert layout.listing in rows[name]
         assert layout.template.count("{}") == 1

@@ -28,14 +28,16 @@ from skclipsvd.experiments import (
     open_data,
     open_folder,
     plot_shots,
-    protocols,
     read_results,
+    runs,
     settings,
     tables,
 )
 from skclipsvd.experiments.__main__ import main
-from skclipsvd.experiments.protocols import match_classes
+from skclipsvd.experiments.data import draw, parts
+from skclipsvd.experiments.protocols import FEW_SHOT, match_classes, predict_trained
 from skclipsvd.experiments.results import COLUMNS, Results
+from skclipsvd.experiments.runs import Question, make_plan
 
 FAST = dict(model_name="tiny", max_steps=1, lr=0.02, augment=False, device="cpu")
 FAST_OPTIONS = ["--model", "tiny", "--max-steps", "1", "--lr", "0.02", "--no-augment"]
@@ -119,8 +121,8 @@ def test_base_to_novel_on_digits():
     # The second stage leaves novel classes to the text tower; the first took the only step.
     assert novel["two-stage-svd"] == novel["svd"]
     base = data.class_names[:5]
-    train, test = protocols.parts(data)
-    shots = protocols.draw(train.of_classes(range(5)), 2, 1)
+    train, test = parts(data)
+    shots = draw(train.of_classes(range(5)), 2, 1)
     clf = CLIPSVDClassifier(**FAST, random_state=1)
     clf.fit(shots.paths, np.array(data.class_names)[shots.targets])
     assert clf.classes_.tolist() == sorted(base)
@@ -202,7 +204,7 @@ OPTIONS = ["--methods", "linear-probe", "svd", "lora", "--shots", "1", "2", "--s
 def test_a_killed_run_resumes_where_it_stopped(root, tmp_path, monkeypatch, capsys):
     command = ["few-shot", "--data", "dtd", "--root", str(root), *OPTIONS, *FAST_OPTIONS]
     killed, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
-    environment = {**os.environ, "PYTHONPATH": str(Path(protocols.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(settings.__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-m", "skclipsvd.experiments", *command, "--out", str(killed)],
         env=environment,
@@ -219,8 +221,8 @@ def test_a_killed_run_resumes_where_it_stopped(root, tmp_path, monkeypatch, caps
     assert 3 <= len(read_results(killed)) < 12
 
     fitted = []
-    rows = protocols.Run.rows
-    monkeypatch.setattr(protocols.Run, "rows", lambda run: fitted.append(run) or rows(run))
+    rows = runs.Run.rows
+    monkeypatch.setattr(runs.Run, "rows", lambda run: fitted.append(run) or rows(run))
     n_done = len(read_results(killed))
     assert main([*command, "--out", str(killed)]) == 0
     assert len(fitted) == 12 - n_done
@@ -286,6 +288,72 @@ def test_another_file_is_not_touched(root, tmp_path):
         read_results(tmp_path / "r.csv")
 
 
+FOREIGN = {
+    "text": b"my notes, in one line",
+    "json": b'{"zero": "nought"}',
+    "binary": b"\x89PNG \x00\xff",
+    "other csv": b"protocol,data",
+    "longer header": b",".join(name.encode() for name in COLUMNS) + b",more",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_without_a_line_end_survives(root, tmp_path, content, capsys):
+    path = tmp_path / "mine"
+    path.write_bytes(content)
+    if content == FOREIGN["other csv"]:  # what a killed writer may leave: it is results
+        Results(path).append(_rows(1))
+        assert read_results(path) == _rows(1)
+        return
+    command = ["few-shot", "--data", "dtd", "--root", str(root), "--methods", "zero-shot"]
+    assert main([*command, "--model", "tiny", "--out", str(path)]) == 1
+    assert "mine is not a file of results" in capsys.readouterr().err
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_was_replaced_meanwhile_survives(tmp_path):
+    path = tmp_path / "results.csv"
+    results = Results(path)
+    path.write_bytes(b"a,b\n1,2")
+    with pytest.raises(ValueError, match="not a file of results"):
+        results.append(_rows(1))
+    assert path.read_bytes() == b"a,b\n1,2"
+
+
+def test_tables_do_not_overwrite_results(tmp_path, monkeypatch, capsys):
+    path, other = tmp_path / "r.csv", tmp_path / "other.csv"
+    Results(path).append([_made_up()])
+    shutil.copy(path, other)
+    monkeypatch.chdir(tmp_path)
+    before = path.read_bytes()
+    for out in ("r.csv", "./r.csv", str(path), "other.csv"):
+        assert main(["table", "r.csv", "--out", out]) == 1
+        assert "would overwrite results; name another file" in capsys.readouterr().err
+        assert main(["table", "r.csv", "--out", "new.md", "--plot", out]) == 1
+        assert "would overwrite results" in capsys.readouterr().err
+    assert main(["table", "r.csv", "--out", "new", "--plot", "./new"]) == 1
+    assert "name two files" in capsys.readouterr().err
+    assert main(["table", "r.csv", "--out", "none/new.md"]) == 1
+    assert "none does not exist" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        "r.csv": before,
+        "other.csv": before,
+    }
+
+
+def test_a_written_draw_is_not_replaced_by_another(root, tmp_path):
+    choice = dict(methods=["zero-shot"], shots=[1], seeds=[1], model_name="tiny")
+    data = load("dtd", root)
+    few_shot(data, write_splits=tmp_path, **choice)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    few_shot(data, write_splits=tmp_path, **choice)  # the same draw
+    renamed = replace(data, class_names=("nought", *data.class_names[1:]))
+    with pytest.raises(FileExistsError, match=r"seed-1\.json holds another draw"):
+        few_shot(renamed, write_splits=tmp_path, **choice)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
+
+
 def test_a_result_belongs_to_what_determines_it(root, tmp_path):
     out = tmp_path / "results.csv"
     data = load("dtd", root)
@@ -330,13 +398,13 @@ def test_a_result_belongs_to_what_determines_it(root, tmp_path):
     ],
 )
 def test_mistakes(root, choice, error, message, monkeypatch):
-    monkeypatch.setattr(protocols.Run, "rows", lambda run: pytest.fail("trained"))
+    monkeypatch.setattr(runs.Run, "rows", lambda run: pytest.fail("trained"))
     with pytest.raises(error, match=message):
         few_shot(load("dtd", root), **{**FAST, **choice})
 
 
 def test_mistakes_about_data(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols.Run, "rows", lambda run: pytest.fail("trained"))
+    monkeypatch.setattr(runs.Run, "rows", lambda run: pytest.fail("trained"))
     dtd = load("dtd", root)
     with pytest.raises(ValueError, match="'linear-probe' cannot be told other classes"):
         base_to_novel(dtd, methods=["linear-probe"], **FAST)
@@ -369,14 +437,14 @@ def test_mistakes_about_data(root, tmp_path, monkeypatch):
 
 def test_folders_with_and_without_parts(root, tmp_path):
     tree = root / "dtd/images"
-    whole = protocols.parts(open_folder(tree))
+    whole = parts(open_folder(tree))
     assert [len(part.targets) for part in whole] == [17, 18]
     assert not set(whole[0].paths) & set(whole[1].paths)
     for i, path in enumerate(sorted(tree.rglob("*.PNG"))):
         _copy(path, tmp_path / ("train" if i % 7 < 3 else "test") / path.relative_to(tree))
     data = open_folder(tmp_path, class_names={"zero": "nought"})
     assert data.class_names == ("four", "one", "three", "two", "nought")
-    train, test = protocols.parts(data)
+    train, test = parts(data)
     assert (len(train.targets), len(test.targets)) == (15, 20)
     assert all(data.class_names[t] in ("nought", Path(p).parent.name)
                for p, t in zip(test.paths, test.targets, strict=True))  # fmt: skip
@@ -404,7 +472,7 @@ def test_command(root, tmp_path, capsys):
 
 def test_experiments_are_not_imported_with_the_package():
     code = "import sys, skclipsvd; sys.exit('skclipsvd.experiments' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(protocols.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(settings.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
@@ -499,18 +567,32 @@ def test_published_settings_are_parameters():
 def test_the_default_is_that_of_the_estimators(root):
     assert settings.DEFAULT == {"svd": {}, "lora": {}}
     data = load("dtd", root)
-    train, own = protocols._own_test(data)
-    chosen = (["svd", "lora"], [4], [1])
-    plan = protocols._plan(
-        "few-shot", data, train, [own], *chosen, "default", {"model_name": "tiny"}
-    )
+    train, test = parts(data)
+    choice = dict(methods=["svd", "lora"], shots=[4], seeds=[1], overrides={"model_name": "tiny"})
+    question = Question("dtd", test, predict_trained, "hash")
+    plan = make_plan(FEW_SHOT, data, train, [question], **choice)
     for run, estimator in zip(plan.runs(), (CLIPSVDClassifier, CLIPLoRAClassifier), strict=True):
         ours = run.estimator.get_params()
         for name in ("model_name", "templates", "class_names"):
             ours.pop(name)
         assert ours.items() <= estimator().get_params().items()
-    plan = replace(plan, setting="published")
+    plan = make_plan(FEW_SHOT, data, train, [question], setting="published", **choice)
     assert [run.estimator.max_steps for run in plan.runs()] == [800, 2000]
+
+
+def test_listing_runs_loads_no_model(root):
+    data = load("dtd", root)
+    train, test = parts(data)
+    question = Question("dtd", test, predict_trained, "hash")
+    no_such_file = {"pretrained": str(root / "no checkpoint.pt")}
+    plan = make_plan(
+        FEW_SHOT, data, train, [question],
+        methods=["zero-shot", "svd"], shots=[1, 2], seeds=[1, 2], overrides=no_such_file,
+    )  # fmt: skip
+    listed = [(run.columns["method"], run.columns["shots"]) for run in plan.runs()]
+    assert listed == [("zero-shot", 0), ("svd", 1), ("svd", 1), ("svd", 2), ("svd", 2)]
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint\.pt"):
+        next(plan.runs()).identities()
 
 
 def test_reported_numbers():

@@ -3,7 +3,6 @@
 import copy
 import re
 import sys
-from importlib.resources import files
 from xml.etree import ElementTree
 
 import joblib
@@ -22,7 +21,6 @@ from sklearn.utils import estimator_html_repr
 
 import skclipsvd
 from skclipsvd import CLIPEncoder, CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
-from skclipsvd.classifiers._report import FitReportMixin
 from skclipsvd.clip import load_backbone
 from skclipsvd.experiments import plot_shots
 from skclipsvd.inspection import (
@@ -35,6 +33,7 @@ from skclipsvd.inspection import (
     SpectrumDisplay,
     explain_prediction,
     head_changes,
+    load_concepts,
 )
 
 FAST = dict(model_name="tiny", max_steps=6, lr=0.01, augment=False, random_state=0, device="cpu")
@@ -54,13 +53,7 @@ def _figures():
 def clf(digits):
     paths, labels = digits
     validation = dict(X_val=paths[60:80], y_val=labels[60:80])
-    return with_report(CLIPSVDClassifier)(**FAST).fit(paths[:60], labels[:60], **validation)
-
-
-def with_report(estimator):
-    if issubclass(estimator, FitReportMixin):
-        return estimator
-    return type(estimator.__name__, (FitReportMixin, estimator), {"__module__": __name__})
+    return CLIPSVDClassifier(**FAST).fit(paths[:60], labels[:60], **validation)
 
 
 def records(table):
@@ -530,20 +523,20 @@ def test_report_loads_nothing(clf, fresh_caches):
 
 def test_report_of_classifiers_that_tuned_nothing_or_no_attention(digits):
     paths, labels = digits[0][:20], digits[1][:20]
-    untouched = with_report(CLIPSVDClassifier)(**{**FAST, "max_steps": 0}).fit(paths, labels)
+    untouched = CLIPSVDClassifier(**{**FAST, "max_steps": 0}).fit(paths, labels)
     tree, _ = report(untouched)
     assert "no step was taken" in text_of(tree)
     assert tree.find(".//{*}svg") is None
-    zero_shot = with_report(CLIPZeroShotClassifier)("tiny").fit(None, ["a", "b"])
+    zero_shot = CLIPZeroShotClassifier("tiny").fit(None, ["a", "b"])
     assert "nothing: zero-shot" in text_of(report(zero_shot)[0])
-    mlp = with_report(CLIPSVDClassifier)(**{**FAST, "max_steps": 1}, matrices=("mlp",))
+    mlp = CLIPSVDClassifier(**{**FAST, "max_steps": 1}, matrices=("mlp",))
     assert "No attention head was changed" in text_of(report(mlp.fit(paths, labels))[0])
-    lora = with_report(CLIPLoRAClassifier)(**{**FAST, "max_steps": 2}).fit(paths, labels)
+    lora = CLIPLoRAClassifier(**{**FAST, "max_steps": 2}).fit(paths, labels)
     assert len(report(lora)[0].findall(".//table")) == 2
 
 
 def test_report_only_where_fitted_and_alone(clf):
-    unfitted = with_report(CLIPSVDClassifier)("tiny")
+    unfitted = CLIPSVDClassifier("tiny")
     assert report(unfitted)[0] is None
     assert "sk-top-container" in report(unfitted)[1]
     whole = make_pipeline(clf)._repr_html_()
@@ -554,7 +547,7 @@ def test_report_only_where_fitted_and_alone(clf):
 @pytest.mark.parametrize("n", [3, 40, 1500])
 def test_report_escapes_and_folds_class_names(n):
     names = [f"{ODD_NAMES[i % 2]} <script>alert({i})</script>" for i in range(n)]
-    classifier = with_report(CLIPZeroShotClassifier)("tiny").fit(None, names[:3])
+    classifier = CLIPZeroShotClassifier("tiny").fit(None, names[:3])
     classifier.classes_ = np.unique(names)
     tree, html = report(classifier)
     assert "<script>alert" not in html
@@ -593,8 +586,7 @@ def test_report_survives_a_file(digits, tmp_path):
 
 @pytest.mark.parametrize("name", ["general", "biomedical"])
 def test_concepts_are_short_distinct_phrases(name):
-    text = files("skclipsvd.inspection").joinpath(f"concepts/{name}.txt").read_text("utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    lines = load_concepts(name)
     assert len(lines) > 300
     assert len({line.lower() for line in lines}) == len(lines)
     for line in lines:

@@ -27,9 +27,14 @@ from skclipsvd.inspection import (
     load_concepts,
     singular_value_changes,
 )
-from skclipsvd.inspection._contributions import image_tower, split, text_tower
-from skclipsvd.inspection._descriptions import _embed, _leading_directions
-from skclipsvd.inspection._pursuit import centred_units, describe_direction, text_span
+from skclipsvd.inspection.contributions import (
+    leading_directions,
+    split,
+    splittable_image_tower,
+    splittable_text_tower,
+)
+from skclipsvd.inspection.phrases import embed_phrases
+from skclipsvd.inspection.pursuit import centred_units, describe_direction, text_span
 
 CPU = torch.device("cpu")
 TINY = Path(__import__("skclipsvd").__file__).parent / "models" / "tiny.json"
@@ -448,7 +453,7 @@ def test_texts_add_up(fitted):
     tokens = backbone.tokenize(["a temple", "a photo of a very old temple in the evening sun"])
     with torch.no_grad():
         expected = model.encode_text(tokens)
-    found = split(text_tower(model), tokens)
+    found = split(splittable_text_tower(model), tokens)
     torch.testing.assert_close(found.embedding, expected)
     torch.testing.assert_close(found.contributions.sum(dim=1), expected, atol=1e-5, rtol=0)
 
@@ -461,7 +466,7 @@ def test_texts_add_up_where_padding_is_masked():
     )
     model.encode_text = model.text.eval()
     tokens = torch.tensor([[7, 8, 9] + [0] * 9, list(range(20, 32))])
-    found = split(text_tower(model), tokens)
+    found = split(splittable_text_tower(model), tokens)
     torch.testing.assert_close(found.contributions.sum(dim=1), model.text(tokens))
 
 
@@ -617,7 +622,7 @@ def colour_head(tmp_path_factory):
     pictures, names = squares(160)
     backbone = load_backbone("tiny", None, CPU)
     model, visual = backbone.skeleton(), backbone.model.visual
-    units, _ = centred_units(_embed(WORDS, backbone))
+    units, _ = centred_units(embed_phrases(WORDS, backbone))
     read = reads_of_last_head(visual, pictures)
     with torch.no_grad():
         centre = torch.eye(128) - 1 / 128
@@ -677,7 +682,7 @@ def test_its_weights_alone_say_colours_too(colour_head):
 
 def test_text_span_explains_what_projection_explains(frozen):
     backbone = load_backbone("tiny", None, CPU)
-    units, _ = centred_units(_embed(WORDS, backbone))
+    units, _ = centred_units(embed_phrases(WORDS, backbone))
     rng = np.random.RandomState(0)
     shares = rng.dirichlet(np.full(8, 0.3), size=200)
     outputs = shares @ units[:8] + 0.01 * rng.standard_normal((200, 128)) + 3.0
@@ -727,7 +732,7 @@ def test_directions_are_the_singular_vectors_of_the_whole_matrix(svd):
         written = block.attn.out_proj.weight[:, 64:96] @ value
         written = (written - written.mean(dim=0)) * model.visual.ln_post.weight[:, None]
         dense = (model.visual.proj.T @ written).double().numpy()
-    directions, values = _leading_directions(image_tower(model), block=3, head=2)
+    directions, values = leading_directions(splittable_image_tower(model), block=3, head=2)
     u, expected, _ = np.linalg.svd(dense)
     np.testing.assert_allclose(values, expected[:32], rtol=1e-4)
     np.testing.assert_allclose(np.abs(np.diag(directions[:, :3].T @ u[:, :3])), 1, atol=1e-3)
@@ -787,11 +792,3 @@ def test_the_most_changed_heads_are_described(lora, digits):
 def test_arguments_that_make_no_sense(svd, arguments, message):
     with pytest.raises(ValueError, match=message):
         describe_heads(svd, **arguments)
-
-
-@pytest.mark.parametrize("name", ["general", "biomedical"])
-def test_lists_of_concepts(name):
-    phrases = load_concepts(name)
-    assert len(phrases) > 300
-    assert len(set(phrases)) == len(phrases)
-    assert all(p == p.strip() and p and not p.startswith("#") for p in phrases)

@@ -14,7 +14,7 @@ from ._figures import as_records, panels, pyplot
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_HEAD_COLUMNS = {
+_COLUMN_LABELS = {
     "change": "relative change (larger of the two)",
     "value_output": "relative change, value and output",
     "query_key": "relative change, query and key",
@@ -85,10 +85,10 @@ class HeadChangeDisplay:
             No such column, or a model without attention heads.
         """
         pyplot(cls)
-        if column not in _HEAD_COLUMNS:
-            raise ValueError(f"column={column!r}: choose one of {tuple(_HEAD_COLUMNS)!r}.")
+        if column not in _COLUMN_LABELS:
+            raise ValueError(f"column={column!r}: choose one of {tuple(_COLUMN_LABELS)!r}.")
         maps = _maps(as_records(head_changes(estimator)), column)
-        return cls(maps, label=_HEAD_COLUMNS[column]).plot(ax)
+        return cls(maps, label=_COLUMN_LABELS[column]).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw the maps, with one scale that starts at zero.

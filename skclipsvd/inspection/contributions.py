@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.transformer import (
     ResidualAttentionBlock,
     TextTransformer,
@@ -84,7 +86,7 @@ class Tower:
         return shift if self.projection_bias is None else shift + self.projection_bias
 
 
-class Split(NamedTuple):
+class SplitEmbeddings(NamedTuple):
     """Embeddings and their summands.
 
     Attributes
@@ -102,7 +104,7 @@ class Split(NamedTuple):
     by_source: Tensor | None
 
 
-def image_tower(model: nn.Module) -> Tower:
+def splittable_image_tower(model: nn.Module) -> Tower:
     """Take the image tower of a private `model` apart; ValueError where that is not exact."""
     visual = model.visual
     plain = (
@@ -128,7 +130,7 @@ def image_tower(model: nn.Module) -> Tower:
     )
 
 
-def text_tower(model: nn.Module) -> Tower:
+def splittable_text_tower(model: nn.Module) -> Tower:
     """Take the text tower of a private `model` apart; ValueError where that is not exact."""
     _check(model, "text", is_plain_text(model))
     text, pool, end = text_parts(model)
@@ -163,7 +165,7 @@ def is_plain_text(model: nn.Module) -> bool:
     )
 
 
-def cut_context(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
+def cut_to_longest_prompt(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
     """Cut a causal text tower to the longest prompt: what follows the pooled token reaches nothing.
 
     Parameters
@@ -171,7 +173,7 @@ def cut_context(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
     model : torch.nn.Module
         Private; its text tower is changed in place.
     tower : Tower
-        From ``text_tower(model)``.
+        From ``splittable_text_tower(model)``.
     tokens : int64 Tensor of shape (n_prompts, context_length)
 
     Returns
@@ -204,7 +206,7 @@ def _check(model: nn.Module, tower: str, supported: bool) -> None:
 
 
 @torch.no_grad()
-def split(tower: Tower, inputs: Tensor, *, by_source: bool = False) -> Split:
+def split(tower: Tower, inputs: Tensor, *, by_source: bool = False) -> SplitEmbeddings:
     """Split the embeddings of a batch into contributions, with the last norm linearised.
 
     The last layer norm is linear once mean and deviation of this very input are taken as constants:
@@ -218,11 +220,11 @@ def split(tower: Tower, inputs: Tensor, *, by_source: bool = False) -> Split:
     inputs : Tensor
         Normalised pixels, or tokens.
     by_source : bool, default=False
-        Whether to return `Split.by_source`.
+        Whether to return `SplitEmbeddings.by_source`.
 
     Returns
     -------
-    split : Split
+    split : SplitEmbeddings
     """
     embedding, streams, mlps, mask = _run(tower, inputs)
     rows = tower.pooled(inputs)
@@ -236,11 +238,31 @@ def split(tower: Tower, inputs: Tensor, *, by_source: bool = False) -> Split:
         if by_source:
             sources += from_source
     constant = tower.constant().expand(len(embedding), 1, -1)
-    return Split(
+    return SplitEmbeddings(
         embedding.float(),
         torch.cat([tower.project(torch.cat(parts, dim=1)), constant], dim=1),
         tower.project(sources) if by_source else None,
     )
+
+
+def leading_directions(tower: Tower, block: int, head: int) -> tuple[NDArray, NDArray]:
+    """Decompose what a head writes into the joint space for what it reads from its norm.
+
+    Returns
+    -------
+    directions : array of shape (n_features, head_width)
+        Left singular vectors, largest first.
+    values : array of shape (head_width,)
+    """
+    layer = tower.blocks[block]
+    attention = layer.attn
+    columns = attention.out_proj.weight.detach().unflatten(1, (attention.num_heads, -1))[:, head]
+    written = tower.project(layer.ls_1(columns.T)).T
+    rows = attention.in_proj_weight.detach().chunk(3)[2]
+    read = rows.unflatten(0, (attention.num_heads, -1))[head] * layer.ln_1.weight.detach()
+    q, r = np.linalg.qr(_float64(written))
+    u, values, _ = np.linalg.svd(r @ _float64(read), full_matrices=False)
+    return q @ u, values
 
 
 def _run(tower: Tower, inputs: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
@@ -341,3 +363,7 @@ def _at(x: Tensor, rows: Tensor) -> Tensor:
 def _pool(x: Tensor, weights: Tensor) -> Tensor:
     """Add up tokens (batch, n, width) with weights (batch, n)."""
     return torch.einsum("bn,bnd->bd", weights, x)
+
+
+def _float64(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().cpu().numpy().astype(np.float64)

@@ -1,9 +1,16 @@
-"""Lists of phrases to describe heads with."""
+"""Phrases to describe heads with: the lists of the package, and embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..clip import Backbone, build_prompts, encode_exactly
+from .contributions import cut_to_longest_prompt, is_plain_text, splittable_text_tower
 
 
 def load_concepts(name: str) -> list[str]:
@@ -53,3 +60,14 @@ def as_concepts(texts: str | Sequence[str]) -> list[str]:
             "apart."
         )
     return phrases
+
+
+def embed_phrases(phrases: Sequence[str], backbone: Backbone) -> NDArray[np.float32]:
+    """Embed phrases with the frozen text tower: (n_texts, n_features), unit length."""
+    prompts = build_prompts([[phrase] for phrase in phrases], "{}", backbone.tokenize)
+    prompts = prompts.to(backbone.device)
+    model = backbone.skeleton()
+    if is_plain_text(model):
+        tokens = cut_to_longest_prompt(model, splittable_text_tower(model), prompts.tokens)
+        prompts = replace(prompts, tokens=tokens)
+    return encode_exactly(model, prompts).cpu().numpy()

@@ -1,14 +1,21 @@
 """The data sets of the papers, as they lie on the disk of whoever ran CoOp's code."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ._folder import read_json_split
 from .base import (
     DEFAULT_TEMPLATE,
+    Dataset,
+    Item,
+    Items,
     absolute,
     build_dataset,
-    images_below,
+    contents,
     require_file,
     require_folder,
     require_images,
@@ -16,11 +23,11 @@ from .base import (
 )
 
 
-def load(name, root):
+def load(name: str, root: str | os.PathLike[str]) -> Dataset:
     """Find the images of a data set on which few-shot methods are compared.
 
-    Folders and split files are named as for CoOp [1]_ and, for the biomedical sets,
-    BiomedCoOp [2]_, whose documentation says where to get them. Nothing is downloaded.
+    Folders and split files are named as for CoOp [1]_ and, for the biomedical sets, BiomedCoOp
+    [2]_, whose documentation says where to get them. Nothing is downloaded.
 
     Parameters
     ----------
@@ -32,22 +39,21 @@ def load(name, root):
     Returns
     -------
     dataset : Dataset
-        With the splits "train", "val" and "test"; "train" and "test" for imagenet, which
-        is tested on its validation images; "test" for the four variants of it.
-        Underscores in class names are replaced by spaces. ``template`` is that of the
-        published few-shot experiments.
+        With the splits "train", "val" and "test"; "train" and "test" for imagenet, which is tested
+        on its validation images; "test" for the four variants of it. Underscores in class names are
+        replaced by spaces. ``template`` is that of the published few-shot experiments.
 
     Raises
     ------
     FileNotFoundError
-        If a folder, a file or listed images are missing.
+        A folder, a file or listed images are missing.
     ValueError
-        If the name is unknown, or a file is not in the published format.
+        The name is unknown, or a file is not in the published format.
 
     Notes
     -----
-    Two classes of ImageNet may share a name. ``Split.targets`` tells them apart,
-    ``Split.labels`` does not.
+    Two classes of ImageNet may share a name. ``Split.targets`` tells them apart, ``Split.labels``
+    does not.
 
     What is expected in `root`:
 
@@ -100,9 +106,9 @@ def load(name, root):
     >>> dataset.template  # doctest: +SKIP
     'a centered satellite photo of {}.'
     """
-    layout = _LAYOUTS.get(name)
+    layout = LAYOUTS.get(name)
     if layout is None:
-        raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(sorted(_LAYOUTS))}.")
+        raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(sorted(LAYOUTS))}.")
     root = require_folder(absolute(root), "the folder that holds the folders of the data sets")
     folder = next((root / f for f in layout.folders if (root / f).is_dir()), None)
     if folder is None:
@@ -119,11 +125,11 @@ def load(name, root):
     return build_dataset(name, items, layout.template)
 
 
-def _read_split_file(images, listing):
+def _read_split_file(images: Path, listing: Path) -> Items:
     return read_json_split(listing, images)
 
 
-def _read_variants(images, listing):
+def _read_variants(images: Path, listing: Path) -> Items:
     """Read FGVC-Aircraft: a list of classes, and per part a list of images and classes."""
     numbers = {line: number for number, line in enumerate(_lines(listing))}
     items = {}
@@ -138,7 +144,7 @@ def _read_variants(images, listing):
     return require_images(items, "the lists images_variant_*.txt")
 
 
-def _read_imagenet(images, listing):
+def _read_imagenet(images: Path, listing: Path) -> Items:
     """Read images in folders named after WordNet numbers."""
     classes = _read_class_names(listing)
     return {
@@ -147,28 +153,30 @@ def _read_imagenet(images, listing):
     }
 
 
-def _read_whole_test_set(images, listing):
+def _read_whole_test_set(images: Path, listing: Path) -> Items:
     return {"test": _read_classes(images, _read_class_names(listing), complete=True)}
 
 
-def _read_partial_test_set(images, listing):
+def _read_partial_test_set(images: Path, listing: Path) -> Items:
     """Read a test set that has some of the classes of ImageNet only."""
     return {"test": _read_classes(images, _read_class_names(listing), complete=False)}
 
 
-def _read_numbered_test_set(images, listing):
+def _read_numbered_test_set(images: Path, listing: Path) -> Items:
     """Read ImageNetV2: folders called 0, 1, 2, ... in the order of the classes."""
     classes = {str(i): (i, name) for i, name in _read_class_names(listing).values()}
     return {"test": _read_classes(images, classes, complete=True)}
 
 
-def _read_class_names(listing):
+def _read_class_names(listing: Path) -> dict[str, tuple[int, str]]:
     """Read lines of a folder and a class name into {folder: (number, class name)}."""
     pairs = sorted(line.partition(" ")[::2] for line in _lines(listing))
     return {folder: (number, name.strip()) for number, (folder, name) in enumerate(pairs)}
 
 
-def _read_classes(images, classes, *, complete):
+def _read_classes(
+    images: Path, classes: Mapping[str, tuple[int, str]], *, complete: bool
+) -> list[Item]:
     """List the images in the folders of the given classes."""
     found = subfolders(require_folder(images, "a folder with one folder of images per class"))
     unknown = sorted(set(found) - set(classes))
@@ -182,73 +190,71 @@ def _read_classes(images, classes, *, complete):
     return items
 
 
-def _some_images(folder, class_name):
-    images = images_below(folder)
+def _some_images(folder: Path, class_name: str) -> list[str]:
+    images = contents(folder).images
     if not images:
         raise FileNotFoundError(f"{folder} has no images; expected those of {class_name!r}.")
     return images
 
 
-def _lines(file):
+def _lines(file: Path) -> list[str]:
     return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where a data set is: `images` and `listing` are in the first of the `folders` there is."""
 
     folders: tuple[str, ...]
     images: str
     listing: str
     template: str = DEFAULT_TEMPLATE
-    read: Callable = _read_split_file
+    read: Callable[[Path, Path], Items] = _read_split_file
 
 
-def _biomedical(folder, template=DEFAULT_TEMPLATE):
-    return _Layout((folder,), folder, f"split_{folder}.json", template)
+def _biomedical(folder: str, template: str = DEFAULT_TEMPLATE) -> Layout:
+    return Layout((folder,), folder, f"split_{folder}.json", template)
 
 
-def _imagenet(folder, images, read):
-    return _Layout((folder,), images, "classnames.txt", read=read)
+def _imagenet(folder: str, images: str, read: Callable[[Path, Path], Items]) -> Layout:
+    return Layout((folder,), images, "classnames.txt", read=read)
 
 
-_LAYOUTS = {
-    "caltech101": _Layout(("caltech-101",), "101_ObjectCategories", "split_zhou_Caltech101.json"),
-    "dtd": _Layout(("dtd", "DTD"), "images", "split_zhou_DescribableTextures.json", "{} texture."),
-    "eurosat": _Layout(
+LAYOUTS = {
+    "caltech101": Layout(("caltech-101",), "101_ObjectCategories", "split_zhou_Caltech101.json"),
+    "dtd": Layout(("dtd", "DTD"), "images", "split_zhou_DescribableTextures.json", "{} texture."),
+    "eurosat": Layout(
         ("eurosat",), "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."
     ),
-    "fgvc_aircraft": _Layout(
+    "fgvc_aircraft": Layout(
         ("fgvc_aircraft",),
         "images",
         "variants.txt",
         "a photo of a {}, a type of aircraft.",
         _read_variants,
     ),
-    "food101": _Layout(
+    "food101": Layout(
         ("food-101", "Food101"),
         "images",
         "split_zhou_Food101.json",
         "a photo of a {}, a type of food.",
     ),
     "imagenet": _imagenet("imagenet", "images", _read_imagenet),
-    "oxford_flowers": _Layout(
+    "oxford_flowers": Layout(
         ("oxford_flowers", "Flower102"),
         "jpg",
         "split_zhou_OxfordFlowers.json",
         "a photo of a {}, a type of flower.",
     ),
-    "oxford_pets": _Layout(
+    "oxford_pets": Layout(
         ("oxford_pets",),
         "images",
         "split_zhou_OxfordPets.json",
         "a photo of a {}, a type of pet.",
     ),
-    "stanford_cars": _Layout(
-        ("stanford_cars", "StanfordCars"), ".", "split_zhou_StanfordCars.json"
-    ),
-    "sun397": _Layout(("sun397", "SUN397"), "SUN397", "split_zhou_SUN397.json"),
-    "ucf101": _Layout(
+    "stanford_cars": Layout(("stanford_cars", "StanfordCars"), ".", "split_zhou_StanfordCars.json"),
+    "sun397": Layout(("sun397", "SUN397"), "SUN397", "split_zhou_SUN397.json"),
+    "ucf101": Layout(
         ("ucf101",),
         "UCF-101-midframes",
         "split_zhou_UCF101.json",

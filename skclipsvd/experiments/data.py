@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from ..caching.files import replacing
 from ..datasets import Dataset, load, load_folder, load_handwritten_digits
 from ..datasets.base import absolute, build_dataset
 from ..model_selection import sample_shots
@@ -121,14 +122,28 @@ def one_line(text: str) -> str:
 
 
 def write_shots(file: Path, data: Dataset, train: Part, shots: Part) -> None:
-    """Write a draw in the published format, with paths below the data set's own folder."""
+    """Write a draw in the published format, with paths below the data set's own folder.
+
+    Raises
+    ------
+    FileExistsError
+        The file is there, and holds something else.
+    """
     folder = _folder(train)
     names = data.class_names
     entries = [
         [_relative(path, folder), target, names[target]]
         for path, target in zip(shots.paths, shots.targets.tolist(), strict=True)
     ]
-    file.write_text(json.dumps({"train": entries}, ensure_ascii=False, indent=0), encoding="utf-8")
+    content = json.dumps({"train": entries}, ensure_ascii=False, indent=0).encode("utf-8")
+    if file.exists():
+        if file.read_bytes() != content:
+            raise FileExistsError(
+                f"{file} holds another draw than this one; move it, or write to another folder."
+            )
+        return
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
 
 
 def _folder(part: Part) -> str:
