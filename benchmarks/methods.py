@@ -1,9 +1,9 @@
 """Zero-shot, linear probe, CLIP-LoRA, CLIP-SVD and two-stage adaptation of the tiny CLIP.
 
-On the handwritten digits, and on three sets of photographs in the folder
-that the environment variable SKCLIPSVD_DATA names, at 1 to 16 shots. One setting for all data sets and numbers of shots. The
-learning rates are those that ``--select`` finds on clothing10's validation images; no setting was
-tried on a test image.
+On the handwritten digits, and on three sets of photographs in the folder that the environment
+variable SKCLIPSVD_DATA names, at 1 to 16 shots. One setting for all data sets and numbers of shots.
+The learning rates are those that ``--select`` finds on clothing10's validation images; no setting
+was tried on a test image.
 
 The tiny model is no OpenAI CLIP: it knows drawn pictures, not photographs. What it shows is how
 the methods compare on a weak backbone, not what any of them reaches on a strong one.
@@ -90,9 +90,7 @@ def select(out):
     """Try learning rates at 4 shots on the validation images of one data set."""
     folder = data_set("clothing10")
     if folder is None:
-        raise SystemExit(
-            f"--select needs clothing10: let {VARIABLE} name the folder that holds it."
-        )
+        raise SystemExit(f"--select needs clothing10: let {VARIABLE} name its folder.")
     data = open_folder(folder, class_names=CLASS_NAMES["clothing10"])
     validation = load_folder(folder / "validation").splits["all"]
     data = replace(data, splits={**data.splits, "test": validation}, name="validation")

@@ -9,7 +9,7 @@ VARIABLE = "SKCLIPSVD_DATA"
 
 
 def data_set(name):
-    """The folder of a data set; skips where nobody said where it is, fails where it is not there."""
+    """The folder of a data set: skips where none is named, fails where a named one is missing."""
     if not os.environ.get(VARIABLE):
         pytest.skip(f"needs photographs: let {VARIABLE} name the folder that holds {name!r}")
     folder = Path(os.environ[VARIABLE]) / name
