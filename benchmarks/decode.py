@@ -19,7 +19,8 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skclipsvd import images
+from skclipsvd.images import decode_all
+from skclipsvd.images.preprocessing import view_transform
 
 from ._report import table, write
 
@@ -44,10 +45,10 @@ def compare(picture, options):
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=92)
     jpeg, preprocess = buffer.getvalue(), PreprocessCfg(size=SIDE)
-    whole_transform = images._view_transform(preprocess)
+    whole_transform = view_transform(preprocess)
     sides = {
         "whole": lambda: np.asarray(whole_transform(Image.open(io.BytesIO(jpeg)).convert("RGB"))),
-        "smaller": lambda: images._decode(jpeg, preprocess, with_source=False).view,
+        "smaller": lambda: decode_all([jpeg], preprocess, 1, keep=False)[0].view,
     }
     seconds, views = {side: [] for side in sides}, {}
     for _ in range(options.repeats):

@@ -1,9 +1,9 @@
 """Zero-shot, linear probe, CLIP-LoRA, CLIP-SVD and two-stage adaptation of the tiny CLIP.
 
-On the handwritten digits, and on three sets of photographs where ``shared/data`` beside the
-repository holds them, at 1 to 16 shots. One setting for all data sets and numbers of shots. The
-learning rates are those that ``--select`` finds on clothing10's validation images; no setting was
-tried on a test image.
+On the handwritten digits, and on three sets of photographs in the folder that the environment
+variable SKCLIPSVD_DATA names, at 1 to 16 shots. One setting for all data sets and numbers of shots.
+The learning rates are those that ``--select`` finds on clothing10's validation images; no setting
+was tried on a test image.
 
 The tiny model is no OpenAI CLIP: it knows drawn pictures, not photographs. What it shows is how
 the methods compare on a weak backbone, not what any of them reaches on a strong one.
@@ -13,16 +13,15 @@ import argparse
 import functools
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from skclipsvd.datasets import load_folder
 from skclipsvd.experiments import METHODS, base_to_novel, few_shot, open_data, open_folder, tables
 
+from ._data import VARIABLE, data_set
 from ._report import write
 
-PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data"
 CLASS_NAMES = {
     "clothing10": {"longsleeve": "long-sleeved top", "outwear": "outerwear"},
     "grocery50": {
@@ -79,16 +78,19 @@ def method_parameters(rates=LEARNING_RATES):
 def data_sets():
     sets = [open_data("digits")]
     for name, class_names in CLASS_NAMES.items():
-        if (PHOTOGRAPHS / name).is_dir():
-            sets.append(open_folder(PHOTOGRAPHS / name, class_names=class_names))
+        folder = data_set(name)
+        if folder is not None:
+            sets.append(open_folder(folder, class_names=class_names))
         else:
-            print(f"{PHOTOGRAPHS / name} is not here; left out", file=sys.stderr)
+            print(f"{VARIABLE} is not set; {name} is left out", file=sys.stderr)
     return sets
 
 
 def select(out):
     """Try learning rates at 4 shots on the validation images of one data set."""
-    folder = PHOTOGRAPHS / "clothing10"
+    folder = data_set("clothing10")
+    if folder is None:
+        raise SystemExit(f"--select needs clothing10: let {VARIABLE} name its folder.")
     data = open_folder(folder, class_names=CLASS_NAMES["clothing10"])
     validation = load_folder(folder / "validation").splits["all"]
     data = replace(data, splits={**data.splits, "test": validation}, name="validation")

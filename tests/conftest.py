@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 # Test processes side by side share the cores. Set before torch is imported, so that every thread of
 # a process computes with the same number: rounding depends on it.
@@ -19,8 +18,6 @@ import skclipsvd
 
 # Tests read what a user reads; nothing may be fetched, and nothing of the user's cache is touched.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 SMALL_CONFIG = {
     "model_cfg": {

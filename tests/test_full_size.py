@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA
+from helpers.data import data_set
 
 import skclipsvd
 from skclipsvd import CLIPSVDClassifier
@@ -22,9 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def waste():
-    folder = SHARED_DATA / "trashnet6" / "train"
-    if not folder.is_dir():
-        pytest.skip(f"needs the photographs in {folder}")
+    folder = data_set("trashnet6") / "train"
     paths = [path for kind in sorted(folder.iterdir()) for path in sorted(kind.iterdir())[:3]]
     return [str(path) for path in paths], [path.parent.name for path in paths]
 
