@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -35,8 +36,6 @@ class Encoders:
         self.below = freeze_below(model, "image", adaptation.targets)
         if self.below is not None:
             self.below.forget(len(task.labels))
-        self.text.frozen = freeze_below(model, "text", adaptation.targets)
-        self.text.arrange(task.prompts.tokens)
         self.targets = torch.from_numpy(task.labels).to(task.backbone.device)
         self.weights = None
         if task.weights is not None:
@@ -128,9 +127,8 @@ class Encoders:
     def _encode_pixels(self, pixels: Tensor, rows: NDArray[np.intp] | None = None) -> Tensor:
         """Encode pixels, which `rows` identifies where they are the same in every epoch."""
         backbone = self.task.backbone
-        if self.below is not None:
-            self.below.rows = rows
-        with autocast(backbone.device, self.recipe.dtype):
+        known = nullcontext() if self.below is None else self.below.about(rows)
+        with known, autocast(backbone.device, self.recipe.dtype):
             images = normalise(pixels, backbone.preprocess, backbone.device)
             return unit_image_features(self.model, images)
 

@@ -5,7 +5,8 @@ Everything here changes a private model in place and gives the same features as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,22 +65,30 @@ class FrozenBlocks(nn.Module):
     blocks : sequence of torch.nn.Module
         In order.
 
-    Attributes
-    ----------
-    rows : int array or None
-        Which rows the next call is about; None computes without remembering.
+    What comes out is remembered where a quarter of the free memory holds it for every row; that is
+    decided once, at the first call about any row.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.rows: NDArray[np.intp] | None = None
+        self._rows: NDArray[np.intp] | None = None
         self.forget(0)
 
     def forget(self, n_rows: int) -> None:
         """Start anew, for `n_rows` rows."""
         self._known = np.zeros(n_rows, dtype=bool)
         self._values: Tensor | None = None
+        self._has_room: bool | None = None
+
+    @contextmanager
+    def about(self, rows: NDArray[np.intp] | None) -> Iterator[None]:
+        """Say which rows calls inside are about; None computes without remembering."""
+        before, self._rows = self._rows, rows
+        try:
+            yield
+        finally:
+            self._rows = before
 
     def get_weight_dtype(self) -> torch.dtype:
         """Answer open_clip's question for the first block."""
@@ -87,26 +96,26 @@ class FrozenBlocks(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what comes out of the last frozen block, of the shape of `x` or its own."""
-        rows = self.rows
+        rows = self._rows
         if rows is not None and self._known[rows].all():
             return self._values[rows]
         with torch.no_grad():
             for block in self.blocks:
                 x = block(x, *args, **kwargs)
-        if rows is not None and self._has_room(x):
-            self._values[rows] = x
-            self._known[rows] = True
+        if rows is not None:
+            self._remember(rows, x)
         return x
 
-    def _has_room(self, x: Tensor) -> bool:
-        if self._values is None:
-            needed = x[0].nbytes * len(self._known)
+    def _remember(self, rows: NDArray[np.intp], x: Tensor) -> None:
+        if self._has_room is None:
             free = available_bytes(x.device)
-            if free is not None and needed > _SHARE * free:
-                self.rows = None
-                return False
+            self._has_room = free is None or x[0].nbytes * len(self._known) <= _SHARE * free
+        if not self._has_room:
+            return
+        if self._values is None:
             self._values = x.new_empty(len(self._known), *x.shape[1:])
-        return True
+        self._values[rows] = x
+        self._known[rows] = True
 
 
 def read_only_class_token(model: nn.Module) -> None:

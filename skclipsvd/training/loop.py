@@ -68,7 +68,8 @@ def train(
     optimiser = torch.optim.AdamW(
         adaptation.parameters(),
         weight_decay=recipe.weight_decay,
-        # One call for the many short vectors: of a small model's step, the loop is a sixth.
+        # There are hundreds of short vectors. Updating them one by one in Python would take a sixth
+        # of a small model's step.
         fused=task.backbone.device.type in {"cpu", "cuda"},
     )
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)

@@ -39,7 +39,8 @@ def saved_bytes(compute: Callable[[], Tensor], already_there: Iterable[Tensor]) 
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total += storage.nbytes()
-        return tensor
+        # Not the tensor itself: a graph that holds its own output is never freed.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         compute()

@@ -27,19 +27,17 @@ from ..clip.towers import (
     place_positions,
     text_tower,
 )
-from .frozen_blocks import FrozenBlocks, PooledBlock
+from .frozen_blocks import FrozenBlocks, PooledBlock, freeze_below
 from .prompt_tree import Attention, PromptTree
 
 
 class TextEncoder:
-    """A text tower in training form, for whole prompts.
+    """A text tower in training form, for whole prompts; `arrange` says which.
 
     Parameters
     ----------
     model : torch.nn.Module
         A private model; its text tower is changed in place.
-    tokens : int64 Tensor of shape (n_prompts, context_length)
-        What it is going to encode.
     find_ends : callable or None
         Maps such tokens to the position of each end-of-text token, where the tower is causal.
 
@@ -49,21 +47,25 @@ class TextEncoder:
         Tokens that pass through the tower in one call.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds | None = None):
+    def __init__(self, model: nn.Module, find_ends: FindEnds | None = None):
         self.model, self.tower, self.find_ends = model, text_tower(model), find_ends
         self.frozen: FrozenBlocks | None = None
-        self.arrange(tokens)
 
     def arrange(self, tokens: Tensor) -> None:
-        """Take up other prompts, of shape (n_prompts, context_length)."""
+        """Take up prompts, of shape (n_prompts, context_length)."""
         self.tokens = self._needed(tokens)
         self.n_tokens = self.tokens.numel()
         if self.frozen is not None:
             self.frozen.forget(len(self.tokens))
-            self.frozen.rows = np.arange(len(self.tokens))
 
     def __call__(self) -> Tensor:
         """Encode the prompts: (n_prompts, n_features), not normalised."""
+        if self.frozen is None:
+            return self._encode()
+        with self.frozen.about(np.arange(len(self.tokens))):
+            return self._encode()
+
+    def _encode(self) -> Tensor:
         return self.model.encode_text(self.tokens)
 
     def _needed(self, tokens: Tensor) -> Tensor:
@@ -74,11 +76,10 @@ class TextEncoder:
 class CutTextEncoder(TextEncoder):
     """A tower whose prompts are cut to the longest one."""
 
-    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds | None = None):
+    def __init__(self, model: nn.Module, find_ends: FindEnds | None = None):
+        super().__init__(model, find_ends)
         if find_ends is not None:
-            tower = text_tower(model)
-            self.positions, self.mask = tower.positional_embedding, tower.attn_mask
-        super().__init__(model, tokens, find_ends)
+            self.positions, self.mask = self.tower.positional_embedding, self.tower.attn_mask
 
     def _needed(self, tokens: Tensor) -> Tensor:
         if self.find_ends is None:
@@ -95,8 +96,9 @@ class SharedTextEncoder(TextEncoder):
     attention looks along the tree: for a few prompts at a time it gathers what they look at.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor, find_ends: FindEnds):
-        tower = text_tower(model)
+    def __init__(self, model: nn.Module, find_ends: FindEnds):
+        super().__init__(model, find_ends)
+        tower = self.tower
         self.positions = tower.positional_embedding
         tower.attn_mask = None
         setattr(tower, "text_pool_type" if tower is model else "pool_type", "none")
@@ -107,10 +109,8 @@ class SharedTextEncoder(TextEncoder):
             block.attn.attend = self._attend
         blocks[-1].attn.attend = self._attend_from_ends
         blocks[-1] = PooledBlock(blocks[-1], lambda x: _rows(x, self.tree.ends[None]))
-        super().__init__(model, tokens, find_ends)
 
-    def __call__(self) -> Tensor:
-        """Encode the prompts: (n_prompts, n_features), not normalised."""
+    def _encode(self) -> Tensor:
         return self.model.encode_text(self.tokens)[0]
 
     def _needed(self, tokens: Tensor) -> Tensor:
@@ -142,14 +142,22 @@ def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> Te
     Returns
     -------
     encoder : TextEncoder
+        Ready to encode `tokens`; blocks below the first adapted one are computed once.
     """
+    encoder = _form(model, tokens, adaptation)
+    encoder.frozen = freeze_below(model, "text", adaptation.targets)
+    encoder.arrange(tokens)
+    return encoder
+
+
+def _form(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
     tower = text_tower(model)
     if hasattr(tower, "config"):
         cut = _masked_length(tower, tokens) is not None
-        return CutTextEncoder(model, tokens) if cut else TextEncoder(model, tokens)
+        return CutTextEncoder(model) if cut else TextEncoder(model)
     find_ends = end_finder(model, tower)
     if find_ends is None:
-        return TextEncoder(model, tokens)
+        return TextEncoder(model)
     transformer = tower.transformer
     can_share = (
         isinstance(transformer, Transformer)
@@ -158,8 +166,8 @@ def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> Te
         and not getattr(tower, "output_tokens", False)
     )
     if can_share and not adaptation.is_random and not draws_random_numbers(tower):
-        return SharedTextEncoder(model, tokens, find_ends)
-    return CutTextEncoder(model, tokens, find_ends)
+        return SharedTextEncoder(model, find_ends)
+    return CutTextEncoder(model, find_ends)
 
 
 def _masked_length(tower: nn.Module, tokens: Tensor) -> int | None:
