@@ -1,7 +1,7 @@
 """The estimators: parameters and their documentation; fit; predict; the report."""
 
 from ._adapter_file import read_adapter
-from ._base import BaseCLIPClassifier, TakesImages, UsesBackbone, frozen_and_adapted
+from ._base import BaseCLIPClassifier, TakesImages, UsesBackbone, frozen_and_adapted, prompts_of
 from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._svd import CLIPSVDClassifier
@@ -18,5 +18,6 @@ __all__ = [
     "TakesImages",
     "UsesBackbone",
     "frozen_and_adapted",
+    "prompts_of",
     "read_adapter",
 ]

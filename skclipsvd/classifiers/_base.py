@@ -327,3 +327,8 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
         The frozen weights are not those that it was fitted on.
     """
     return clf._frozen_and_adapted()
+
+
+def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:
+    """Return the prompts of a fitted classifier's classes, on the backbone's device."""
+    return clf._prompts(clf.classes_, backbone)

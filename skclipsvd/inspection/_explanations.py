@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..classifiers import BaseCLIPClassifier, frozen_and_adapted
+from ..classifiers import BaseCLIPClassifier, frozen_and_adapted, prompts_of
 from ..clip import Prompts
 from ..frames import table
 from ..images import as_items, check_exist, decode_all, normalise, stack_views
@@ -193,7 +193,7 @@ def explain_prediction(clf: BaseCLIPClassifier, image: Any) -> Explanation:
     pixels = _pixels(image, backbone)
     before, after = (split(tower, pixels, by_source=True) for tower in image_towers)
     units = [F.normalize(part.embedding[0], dim=0) for part in (before, after)]
-    prompts = clf._prompts(clf.classes_, backbone)
+    prompts = prompts_of(clf, backbone)
     texts = [
         _split_classes(model, tower, prompts, probe=(units[0] + units[1]) / 2)
         for model, tower in zip(models, text_towers, strict=True)

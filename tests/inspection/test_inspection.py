@@ -9,12 +9,12 @@ import open_clip
 import pytest
 import timm
 import torch
+from helpers.families import FAMILIES, TEXT, VIT, bert_look_alike, write_model
 from open_clip.transform import image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
-from test_families import FAMILIES, TEXT, VIT, bert_look_alike, write_model
 from torch import nn
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier

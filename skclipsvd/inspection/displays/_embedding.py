@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from sklearn.utils import check_consistent_length
 
 from ...images import as_items
@@ -180,8 +182,6 @@ class EmbeddingDisplay:
 
 def _principal(embeddings: NDArray, y: ArrayLike, estimator: Any) -> tuple[tuple, tuple]:
     """Project images and class texts onto the images' first two principal components."""
-    from sklearn.decomposition import PCA
-
     pca = PCA(2, svd_solver="full").fit(embeddings)
     positions = pca.transform(embeddings)
     names = [
@@ -199,8 +199,6 @@ def _principal(embeddings: NDArray, y: ArrayLike, estimator: Any) -> tuple[tuple
 
 
 def _tsne(embeddings: NDArray, random_state: Any) -> NDArray:
-    from sklearn.manifold import TSNE
-
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
     return tsne.fit_transform(embeddings)
