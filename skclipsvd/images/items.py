@@ -26,8 +26,8 @@ def as_items(X: Any) -> list[Item]:
     X : sequence
         Paths (str or Path), encoded images (bytes), PIL images, (height, width, 3) uint8 arrays or
         what converts to them, or dictionaries {"bytes": ..., "path": ...} as Hugging Face data
-        sets hold them; in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow array; or one
-        (n, height, width, 3) uint8 array.
+        sets hold them; in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow
+        array; or one (n, height, width, 3) uint8 array, data set or tensor on the CPU.
 
     Returns
     -------

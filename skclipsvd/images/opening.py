@@ -1,4 +1,4 @@
-"""One item -> an upright RGB picture; strangers' files run no program and take no memory unasked."""
+"""One item -> an upright RGB picture, without running a program or taking memory unasked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .items import Item
 # Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
 # decoder.
 _FORMATS = frozenset(
-    [
+    {
         "AVIF",
         "BLP",
         "BMP",
@@ -60,7 +60,7 @@ _FORMATS = frozenset(
         "XBM",
         "XPM",
         "XVTHUMB",
-    ]
+    }
 )
 _MAX_FILE_BYTES = 2 * 2**30
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left.
@@ -128,7 +128,8 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
         raise ValueError(_what_it_is(_head(item))) from None
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{error}. If you trust it, set PIL.Image.MAX_IMAGE_PIXELS to half of that or more"
+            f"{str(error).split(',')[0]}. If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
+            "(twice of it is the limit) or set it to None"
         ) from None
     except (SyntaxError, ValueError, OSError) as error:
         pixels = _png_without_metadata(item)
@@ -145,7 +146,7 @@ def _open_file(file: BytesIO | str, enough: int | None) -> Image.Image:
         if enough is not None and math.prod(image.size) >= LARGE_JPEG:
             _decode_smaller(image, enough)
         image.load()
-        return _to_rgb(_upright(image))
+        return _to_rgb(_upright(image, in_place=True))
 
 
 @cache
@@ -155,10 +156,10 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name in _FORMATS)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, *, in_place: bool = False) -> Image.Image:
     """Turn an image as its camera was held; as it is where that cannot be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image, in_place=in_place) or image
     except MemoryError:
         raise
     except Exception:  # a broken Exif block raises anything; the pixels are fine
