@@ -19,49 +19,14 @@ from .items import Item
 # What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
 # Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
 # decoder.
-_FORMATS = frozenset(
-    {
-        "AVIF",
-        "BLP",
-        "BMP",
-        "CUR",
-        "DCX",
-        "DDS",
-        "DIB",
-        "FITS",
-        "FLI",
-        "FTEX",
-        "GBR",
-        "GIF",
-        "HEIF",
-        "ICNS",
-        "ICO",
-        "IM",
-        "IMT",
-        "JPEG",
-        "JPEG2000",
-        "JXL",
-        "MCIDAS",
-        "MPO",
-        "MSP",
-        "PCD",
-        "PCX",
-        "PIXAR",
-        "PNG",
-        "PPM",
-        "PSD",
-        "QOI",
-        "SGI",
-        "SPIDER",
-        "SUN",
-        "TGA",
-        "TIFF",
-        "WEBP",
-        "XBM",
-        "XPM",
-        "XVTHUMB",
-    }
-)
+# fmt: off
+_FORMATS = frozenset({
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF",
+    "HEIF", "ICNS", "ICO", "IM", "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP",
+    "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA",
+    "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+})
+# fmt: on
 _MAX_FILE_BYTES = 2 * 2**30
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left.
 LARGE_JPEG = 8_000_000
