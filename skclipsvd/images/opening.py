@@ -89,8 +89,6 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
             return _to_rgb(_upright(item).copy())
     try:
         return _open_file(BytesIO(item) if isinstance(item, bytes) else item, enough)
-    except UnidentifiedImageError:
-        raise ValueError(_what_it_is(_head(item))) from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{str(error).split(',')[0]}. If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
@@ -99,6 +97,8 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
     except (SyntaxError, ValueError, OSError) as error:
         pixels = _png_without_metadata(item)
         if pixels is None:
+            if isinstance(error, UnidentifiedImageError):
+                raise ValueError(_what_it_is(_head(item))) from None
             raise
         try:
             return _open_file(BytesIO(pixels), enough)

@@ -1,8 +1,8 @@
 """Decompositions are made once, survive the process, and are not believed blindly."""
 
 import threading
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,9 +124,10 @@ def test_a_full_disk_costs_time_not_the_fit(backbone, monkeypatch):
     assert len(module.decompose(backbone, find_targets(backbone.model)[:2])) == 2
 
 
-def test_concurrent_cold_fits_leave_torchs_threads(monkeypatch):
+def test_concurrent_cold_fits_leave_torchs_threads():
+    Matrix = namedtuple("Matrix", ["name", "shape"])
     before = torch.get_num_threads()
-    targets = [SimpleNamespace(name=str(i), shape=(1, 1)) for i in range(2)]
+    targets = [Matrix(str(i), (1, 1)) for i in range(2)]
     first_computes, second_done = threading.Event(), threading.Event()
     after = {}
 

@@ -55,10 +55,10 @@ def test_the_home_is_expanded(tmp_path, monkeypatch):
 
 
 def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
-    left = []
+    left, killed = [], []
     for age in (0, 2 * 24 * 3600):
-        writer = replacing(tmp_path / "a")
-        left.append(writer.__enter__())  # and never leaves
+        killed.append(replacing(tmp_path / "a"))
+        left.append(killed[-1].__enter__())  # and never leaves
         then = left[-1].stat().st_mtime - age
         os.utime(left[-1], (then, then))
     (tmp_path / ".theirs.tmp").touch()
@@ -71,9 +71,10 @@ def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
 
 def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    writer = replacing(tmp_path / "a")
+    writer.__enter__().write_text("half")
+    with pytest.raises(RuntimeError):
+        writer.gen.throw(RuntimeError())
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 

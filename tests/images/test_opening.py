@@ -250,7 +250,7 @@ def test_what_a_signal_handler_raises_is_not_a_bad_image(tmp_path, error, fresh_
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
-        with pytest.raises(error, match="^time is up$"):
+        with pytest.raises(error, match=r"^time is up$"):
             decode_all([str(tmp_path / "a.png")] * 3, CONFIG, 1, keep=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
