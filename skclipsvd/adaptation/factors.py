@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,10 @@ _MAX_DISK_BYTES = 8 * 2**30
 # A smaller matrix is decomposed faster than its file is read.
 _MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
+# One entry per caller that decomposes or waits: torch's number of threads before the first came.
+_THREADS: list[int] = []
+_THREADS_LOCK = threading.Lock()
+_DECOMPOSING = threading.Lock()
 
 
 class Factors(NamedTuple):
@@ -129,15 +135,33 @@ def _all_at_once(get: Callable[[Target], Factors], targets: Sequence[Target]) ->
     LAPACK gains little from a second thread, and two matrices at a time gain all of it.
     """
     largest_first = sorted(targets, key=lambda target: -math.prod(target.shape))
-    n_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            found = dict(zip(largest_first, pool.map(get, largest_first), strict=True))
-    finally:
-        torch.set_num_threads(n_threads)  # what a worker sets, later threads would start with
+    with (
+        _one_thread_per_worker() as n_threads,
+        ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        found = dict(zip(largest_first, pool.map(get, largest_first), strict=True))
     return {target.name: found[target] for target in targets}
+
+
+@contextmanager
+def _one_thread_per_worker() -> Iterator[int]:
+    """Yield torch's number of threads, one caller at a time; set it again on leaving.
+
+    What a worker sets, later threads start with: a second caller must not take the 1 that the
+    first one's workers set for the number to go back to.
+    """
+    with _THREADS_LOCK:
+        _THREADS.append(_THREADS[0] if _THREADS else torch.get_num_threads())
+        n_threads = _THREADS[0]
+    try:
+        with _DECOMPOSING:
+            try:
+                yield n_threads
+            finally:
+                torch.set_num_threads(n_threads)
+    finally:
+        with _THREADS_LOCK:
+            _THREADS.pop()
 
 
 def _read(file: Path, matrix: Tensor) -> Factors | None:
@@ -165,7 +189,7 @@ def _write(file: Path, factors: Factors) -> None:
     try:
         with replacing(file) as temporary:
             save_file(factors._asdict(), temporary)
-    except OSError:
+    except (OSError, SafetensorError):
         return  # a full or read-only disk costs time, not the fit
 
 

@@ -1,13 +1,21 @@
 """Where files that can be made again are kept between runs, and how they get there."""
 
+import atexit
 import os
+import shutil
+import stat
 import sys
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 _VARIABLE = "SKCLIPSVD_CACHE"
+_PREFIX, _SUFFIX = ".skclipsvd-", ".tmp"
+_STALE_SECONDS = 24 * 3600
 
 
 def cache_dir():
@@ -19,7 +27,8 @@ def cache_dir():
     Linux and other Unix systems, ``~/Library/Caches`` on macOS,
     ``%LOCALAPPDATA%`` or ``~/AppData/Local`` on Windows.
 
-    Nothing is created: whoever writes makes the folder. The variables are read
+    Where the home is unknown, it is a private folder that lasts as long as the process. Nothing
+    else is created: whoever writes makes the folder. The variables are read
     on every call, so a test may point them somewhere else.
 
     Returns
@@ -40,27 +49,59 @@ def cache_dir():
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Write to the yielded path; on leaving it takes the place of `path` in one move.
 
     So a reader, in this process or another, sees the whole new file or the old state, and an
-    interrupted writer leaves the old state. The folder is made where it is missing.
+    interrupted writer leaves the old state. The folder is made where it is missing, ``~`` is the
+    user's home, the target of a symbolic link is replaced instead of the link, and an existing
+    file's permissions stay. What killed writers left is removed after a day.
     """
+    path = Path(os.path.realpath(Path(path).expanduser()))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
     # In the same folder, because a move between file systems is a copy; with a dot, because
     # readers of class/image folders skip hidden files.
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
+    existing = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    mode = 0o666 if existing is None else existing  # the system takes the umask off
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR)
     os.close(handle)
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp allows the owner only; a cache may be shared
-        os.replace(name, path)
+        yield temporary
+        if existing is not None:
+            os.chmod(temporary, existing)
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files of writers that were killed."""
+    now = time.time()
+    for file in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError):  # somebody else removed it
+            if now - file.stat().st_mtime > _STALE_SECONDS:
+                file.unlink()
+
+
 def _user_cache():
+    try:
+        return _systems_cache()
+    except RuntimeError:  # nobody knows the home: HOME is not set, the user has no account
+        return _until_exit()
+
+
+@cache
+def _until_exit():
+    """Make a private folder that lasts as long as the process."""
+    folder = tempfile.mkdtemp(prefix="skclipsvd-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _systems_cache():
     if sys.platform == "win32":
         return _absolute("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     if sys.platform == "darwin":

@@ -1,8 +1,16 @@
 """Whatever a user calls an image -> pixels -> batches."""
 
 from .augmentation import augment, random_crop
-from .decoding import Decoded, decode_all, decoding_threads, identity, iterate, stack_views
-from .items import Item, Name, as_items, check_exist
+from .decoding import (
+    Decoded,
+    check_exist,
+    decode_all,
+    decoding_threads,
+    identity,
+    iterate,
+    stack_views,
+)
+from .items import Item, Name, as_items
 from .preprocessing import normalise, size_of
 
 __all__ = [

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
 from joblib.parallel import ThreadingBackend
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..caching.process import IMAGES
 from . import disk_cache
-from .items import ROW_OF_X, Item, Name, check_exist, list_bad
+from .items import ROW_OF_X, Item, Name, list_bad, short
+from .opening import LARGE_JPEG, open_rgb, unfit
 from .preprocessing import size_of, view_transform
 
 # Training crops are cut from a copy whose short side is at most this many times the model's input
 # side: crops of at least a quarter of the area (most of them) keep their full sharpness, and a
 # photograph takes 0.8 MB instead of 36.
 _SOURCE_SCALE = 2
-# A JPEG of this many pixels is decoded at half its size or less, where enough is left: this many
-# times the model's input side. A photograph's view then changes by one to four levels of 255 at
-# most, and is there two to five times as fast (`python -m benchmarks.decode`).
-_LARGE_JPEG = 8_000_000
+# A large JPEG is decoded at half its size or less, where this many times the model's input side is
+# left. A photograph's view then changes by one to four levels of 255 at most, and is there two to
+# five times as fast (`python -m benchmarks.decode`).
 _ENOUGH = 6
 # A larger set to predict is not the validation part of a search, which is asked for many times.
 _KEPT_AT_MOST = 2000
+# Part of what decoded images on disk are found by: raised where the same file gives other pixels.
+_PIXELS_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,24 +86,70 @@ def decode_all(
     ValueError
         Images that cannot be decoded, by index and path. Every bad one of `items` is counted.
     """
-    check_exist(items, name)
+    statuses = check_exist(items, name)
 
-    def attempt(item: Item) -> Decoded | Exception:
+    def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
         try:
-            return _decode_shared(item, preprocess, keep)
+            return _decode_shared(item, status, preprocess, keep)
         except Exception as error:
             return error
 
-    if n_threads > 1 and len(items) > 1:
-        with ThreadPoolExecutor(n_threads) as pool:
-            results = list(pool.map(attempt, items))
-    else:
-        results = [attempt(item) for item in items]
+    # In threads even where it is one: handlers of signals run in the main thread only, so that
+    # what is caught here was raised by a decoder.
+    with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
+        results = list(pool.map(attempt, items, statuses))
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
+    for i, error in bad:
+        if isinstance(error, MemoryError):
+            raise MemoryError(
+                f"memory ran out while {name(i)} = {short(items[i])} was decoded. Lower n_jobs, or "
+                "shrink the largest images."
+            ) from error
     if bad:
         named = [(i, items[i], _reason(error)) for i, error in bad]
         raise ValueError(list_bad(named, name, "cannot be decoded")) from bad[0][1]
     return results
+
+
+def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:
+    """Look at every path once.
+
+    Parameters
+    ----------
+    items : sequence
+        From `as_items`.
+    name : callable, optional
+        What error messages call ``items[i]``.
+
+    Returns
+    -------
+    statuses : list
+        What the file system says of each path; None for other items.
+
+    Raises
+    ------
+    FileNotFoundError
+        Paths that do not exist, by index.
+    ValueError
+        Folders, pipes, sockets, devices and files too large to be read, by index.
+    """
+    statuses, missing, unfits = [], [], []
+    for i, item in enumerate(items):
+        status = None
+        if isinstance(item, str):
+            try:
+                status = os.stat(item)
+            except (OSError, ValueError):  # ValueError: a null character
+                missing.append((i, item))
+            else:
+                if reason := unfit(status):
+                    unfits.append((i, item, reason))
+        statuses.append(status)
+    if missing:
+        raise FileNotFoundError(list_bad(missing, name, "no such file"))
+    if unfits:
+        raise ValueError(list_bad(unfits, name, "cannot be decoded"))
+    return statuses
 
 
 def iterate(
@@ -166,26 +212,32 @@ def stack_views(decoded: Sequence[Decoded]) -> Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
-def identity(item: Item) -> tuple:
-    """What makes two items the same image: a path with its stamp, or the content itself."""
+def identity(item: Item, status: os.stat_result | None = None) -> tuple:
+    """What makes two items the same image: a path with its stamp, or the content itself.
+
+    Time and size alone would take a replaced file for the old one where a copy keeps both.
+    """
     if isinstance(item, str):
-        stat = os.stat(item)
-        return ("path", os.path.abspath(item), stat.st_mtime_ns, stat.st_size)
+        s = os.stat(item) if status is None else status
+        stamp = s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino
+        return ("path", os.path.abspath(item), *stamp)
     if isinstance(item, bytes):
         return ("bytes", hashlib.sha256(item).digest())
-    pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else _open(item))
+    pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else open_rgb(item))
     return ("pixels", pixels.shape, hashlib.sha256(pixels.data).digest())
 
 
-def _decode_shared(item: Item, preprocess: PreprocessCfg, keep: bool) -> Decoded:
-    key = (identity(item), _config_key(preprocess))
+def _decode_shared(
+    item: Item, status: os.stat_result | None, preprocess: PreprocessCfg, keep: bool
+) -> Decoded:
+    key = (identity(item, status), _config_key(preprocess))
     if not keep:
         found = IMAGES.get(key)
         return _decode(item, preprocess, with_source=False) if found is None else found
 
     def make() -> tuple[Decoded, int]:
-        arrays = disk_cache.read(key)
-        if arrays is None or arrays.keys() != {"view", "source"}:
+        arrays = disk_cache.read(key, (*size_of(preprocess), 3))
+        if arrays is None:
             decoded = _decode(item, preprocess)
             disk_cache.write(key, view=decoded.view, source=decoded.source)
         else:
@@ -201,12 +253,13 @@ def _config_key(preprocess: PreprocessCfg) -> tuple:
         preprocess.interpolation,
         preprocess.resize_mode,
         preprocess.fill_color,
-        (_LARGE_JPEG, _ENOUGH),
+        (LARGE_JPEG, _ENOUGH),
+        _PIXELS_VERSION,
     )
 
 
 def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) -> Decoded:
-    image = _open(item, enough=_ENOUGH * max(size_of(preprocess)))
+    image = open_rgb(item, enough=_ENOUGH * max(size_of(preprocess)))
     # Copies: what Pillow hands out without one holds twice as much memory.
     view = np.array(view_transform(preprocess)(image), dtype=np.uint8)
     if not with_source:
@@ -218,54 +271,6 @@ def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) 
     return Decoded(view, np.array(image, dtype=np.uint8))
 
 
-def _open(item: Item, enough: int | None = None) -> Image.Image:
-    """Open an image, upright and in RGB; of a large JPEG, `enough` pixels of the short side."""
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(np.ascontiguousarray(item))
-    if isinstance(item, Image.Image):
-        return _upright_to_rgb(ImageOps.exif_transpose(item))
-    with Image.open(BytesIO(item) if isinstance(item, bytes) else item) as file:
-        if enough is not None and math.prod(file.size) >= _LARGE_JPEG:
-            _decode_smaller(file, enough)
-        file.load()
-        ImageOps.exif_transpose(file, in_place=True)
-        return _upright_to_rgb(file)
-
-
-def _decode_smaller(file: Image.Image, enough: int) -> None:
-    """Let a JPEG's decoder leave out what the coming reduction averages away.
-
-    Only where both sides divide evenly: the model's crop is then the same to a pixel. Other formats
-    stay as they are.
-    """
-    width, height = file.size
-    for factor in (8, 4, 2):
-        if min(file.size) >= factor * enough and width % factor == height % factor == 0:
-            file.draft(None, (width // factor, height // factor))
-            return
-
-
-def _upright_to_rgb(image: Image.Image) -> Image.Image:
-    """Show an upright image as a viewer would: first frame, on white where transparent."""
-    if image.mode.startswith("I"):
-        return _sixteen_bit_to_rgb(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; convert to 8 bits first")
-    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; Pillow's own conversion clips everything above 255."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("integer pixels outside 0..65535; convert to 8 or 16 bits first")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
 def _expected_bytes(preprocess: PreprocessCfg) -> int:
     """Guess what one decoded photograph (4:3) takes in the cache."""
     height, width = size_of(preprocess)
@@ -273,6 +278,6 @@ def _expected_bytes(preprocess: PreprocessCfg) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, IsADirectoryError):
-        return "is a folder"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return "vanished while it was read"
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,22 @@ from ..caching.files import replacing
 _VARIABLE = "SKCLIPSVD_IMAGE_CACHE"
 
 
-def read(key: tuple) -> dict[str, NDArray[np.uint8]] | None:
-    """Return the arrays kept under `key`, or None where there are none that can be read."""
+def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]] | None:
+    """Return the view and source kept under `key`; None where they are missing or damaged."""
     file = _file(key)
     if file is None:
         return None
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception:  # bytes that were changed make zipfile, zlib and numpy raise anything
         return None
+    if arrays.keys() != {"view", "source"} or arrays["view"].shape != view_shape:
+        return None
+    shape = arrays["source"].shape
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        return None
+    return arrays if all(array.dtype == np.uint8 for array in arrays.values()) else None
 
 
 def write(key: tuple, **arrays: NDArray[np.uint8]) -> None:

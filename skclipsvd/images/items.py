@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _NAMED_AT_MOST = 10
+_CHANNELS_FIRST = "; channels come last: array.transpose(1, 2, 0)"
 Item = str | bytes | Image.Image | NDArray[np.uint8]
 Name = Callable[[int], str]
 ROW_OF_X: Name = "X[{}]".format
@@ -23,9 +24,10 @@ def as_items(X: Any) -> list[Item]:
     Parameters
     ----------
     X : sequence
-        Paths (str or Path), encoded images (bytes), PIL images or (height, width, 3) uint8 arrays
-        in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow array; or one
-        (n, height, width, 3) uint8 array.
+        Paths (str or Path), encoded images (bytes), PIL images, (height, width, 3) uint8 arrays or
+        what converts to them, or dictionaries {"bytes": ..., "path": ...} as Hugging Face data
+        sets hold them; in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow
+        array; or one (n, height, width, 3) uint8 array, data set or tensor on the CPU.
 
     Returns
     -------
@@ -68,7 +70,20 @@ def _as_sequence(X: Any) -> Sequence[Any]:
                 f"paths, for example X[{str(X.columns[0])!r}]."
             )
         X = X[X.columns[0]]
-    return _array_as_sequence(X if isinstance(X, np.ndarray) else X.to_numpy())
+    if hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    return _array_as_sequence(_as_array("X", X))
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    """Convert what offers ``__array__``: data sets of h5py, tensors on the CPU."""
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise TypeError(
+            f"{name} is a {type(value).__name__} that does not become a NumPy array ({error}). "
+            "Pass a uint8 array; of a tensor: tensor.detach().cpu().numpy()."
+        ) from error
 
 
 def _array_as_sequence(X: np.ndarray) -> Sequence[Any]:
@@ -89,11 +104,18 @@ def _as_item(index: int, item: Any) -> Item:
         item = item.as_py()
     if isinstance(item, os.PathLike):
         item = os.fspath(item)
+    if isinstance(item, dict) and item.keys() <= {"bytes", "path"} and item:  # Hugging Face's
+        content = item.get("bytes")
+        return _as_item(index, item.get("path") if content is None else content)
+    if isinstance(item, Image.Image):
+        return item
+    if hasattr(item, "__array__") and getattr(item, "ndim", 0):
+        item = _as_array(f"X[{index}]", item)
     if isinstance(item, np.ndarray):
         return _checked_array(index, item)
     if isinstance(item, (list, tuple)) and len(item) == 1:
         return _as_item(index, item[0])
-    if isinstance(item, (str, bytes, Image.Image)):
+    if isinstance(item, (str, bytes)):
         return item
     if item is None or type(item).__name__ in {"NAType", "NaTType"} or item != item:
         raise ValueError(f"X[{index}] is missing (NaN or None); drop the row or give it an image.")
@@ -107,16 +129,10 @@ def _checked_array(index: int, array: np.ndarray) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(
             f"X[{index}] has shape {array.shape} and dtype {array.dtype}; an image array must be "
-            "uint8 of shape (height, width, 3) with values 0 to 255."
+            "uint8 of shape (height, width, 3) with values 0 to 255"
+            f"{_CHANNELS_FIRST if array.ndim == 3 and array.shape[0] == 3 else ''}."
         )
     return array
-
-
-def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> None:
-    """Raise FileNotFoundError that names the paths which do not exist, by index."""
-    missing = [(i, item) for i, item in enumerate(items) if _is_missing(item)]
-    if missing:
-        raise FileNotFoundError(list_bad(missing, name, "no such file"))
 
 
 def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
@@ -131,10 +147,6 @@ def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
     relative = any(isinstance(item, str) and not Path(item).is_absolute() for _, item, *_ in bad)
     where = f" (relative paths start at {os.getcwd()})" if relative else ""
     return f"{len(bad)} image(s): {problem}{where}. {advice} or drop the rows: " + "; ".join(lines)
-
-
-def _is_missing(item: Item) -> bool:
-    return isinstance(item, str) and not os.path.exists(item)
 
 
 def short(item: Any) -> str:

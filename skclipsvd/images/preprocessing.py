@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
+
+_LONGEST = 16
 
 
 def size_of(preprocess: PreprocessCfg) -> tuple[int, int]:
@@ -23,15 +26,36 @@ def interpolation_of(preprocess: PreprocessCfg) -> InterpolationMode:
 
 
 def view_transform(preprocess: PreprocessCfg) -> Callable[[Image.Image], Image.Image]:
-    """Build open_clip's own evaluation transform, up to but without tensor and normalisation."""
+    """Build open_clip's own evaluation transform, up to but without tensor and normalisation.
+
+    Of an image over 16 times as long as wide only the middle is resized where the rest is cropped
+    away: the result lies within half a pixel, and its size no longer grows with the long side.
+    """
     steps = image_transform_v2(preprocess, is_train=False).transforms[:-2]
+    height, width = size_of(preprocess)
+    longest = _LONGEST * max(height, width) / min(height, width)
 
     def apply(image: Image.Image) -> Image.Image:
+        if preprocess.resize_mode in (None, "shortest"):
+            image = _middle(image, longest)
         for step in steps:
             image = step(image)
         return image
 
     return apply
+
+
+def _middle(image: Image.Image, longest: float) -> Image.Image:
+    """Cut both ends of an image off alike, beyond `longest` times its short side."""
+    short, long = sorted(image.size)
+    keep = math.ceil(longest * short)
+    keep += (long - keep) % 2  # so that the centre stays where it is
+    if keep >= long:
+        return image
+    start = (long - keep) // 2
+    if image.width == long:
+        return image.crop((start, 0, start + keep, image.height))
+    return image.crop((0, start, image.width, start + keep))
 
 
 def normalise(batch: Tensor, preprocess: PreprocessCfg, device: torch.device) -> Tensor:

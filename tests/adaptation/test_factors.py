@@ -1,5 +1,9 @@
 """Decompositions are made once, survive the process, and are not believed blindly."""
 
+import threading
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -110,3 +114,43 @@ def test_bad_images_are_named_before_anything_is_decomposed(
     with pytest.raises(ValueError, match=r"X\[20\]"):
         CLIPSVDClassifier(small_model, max_steps=1).fit(paths, labels)
     assert not count_svds
+
+
+def test_a_full_disk_costs_time_not_the_fit(backbone, monkeypatch):
+    def full(*_):
+        raise module.SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(module, "save_file", full)
+    assert len(module.decompose(backbone, find_targets(backbone.model)[:2])) == 2
+
+
+def test_concurrent_cold_fits_leave_torchs_threads():
+    Matrix = namedtuple("Matrix", ["name", "shape"])
+    before = torch.get_num_threads()
+    targets = [Matrix(str(i), (1, 1)) for i in range(2)]
+    first_computes, second_done = threading.Event(), threading.Event()
+    after = {}
+
+    def slow(target):
+        first_computes.set()
+        second_done.wait(0.5)
+        return target
+
+    def second():
+        torch.ones(10_000).sum()  # the thread takes its number while the first one's workers run
+        module._all_at_once(lambda target: target, targets)
+        second_done.set()
+        after["second"] = torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(module._all_at_once, slow, targets)
+            assert first_computes.wait(5)
+            pool.submit(second).result()
+            one.result()
+        with ThreadPoolExecutor(1) as pool:
+            after["later"] = pool.submit(torch.get_num_threads).result()
+        assert after == {"second": 2, "later": 2}
+    finally:
+        torch.set_num_threads(before)

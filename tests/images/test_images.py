@@ -415,7 +415,8 @@ def test_a_folder_for_decoded_images_is_used_where_it_is_named(
 
     clear_caches()
     monkeypatch.setattr(
-        "skclipsvd.images.decoding._open", lambda item: pytest.fail("decoded again")
+        "skclipsvd.images.decoding.open_rgb",
+        lambda item, enough=None: pytest.fail("decoded again"),
     )
     again = decode_all([str(path)], CONFIG, 1)[0]
     np.testing.assert_array_equal(again.view, first.view)
