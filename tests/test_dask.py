@@ -156,7 +156,7 @@ def test_a_damaged_image_arrives_as_the_one_error(client, clf, some, tmp_path):
     paths, labels = some
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"this is no image")
-    message = rf"^1 image\(s\): cannot be decoded\. .* X\[\d+\] = '{damaged}': cannot identify"
+    message = rf"^1 image\(s\): cannot be decoded\. .* X\[\d+\] = '{damaged}': is not an image file"
     with (
         joblib.parallel_config(backend="dask"),
         pytest.raises(ValueError, match=message),

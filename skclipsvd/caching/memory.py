@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -21,8 +22,6 @@ def _physical() -> int:
 
 
 def _physical_on_windows() -> int:
-    import ctypes
-
     kibibytes = ctypes.c_ulonglong(0)
     ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
     return kibibytes.value * 1024 or 8 * 2**30

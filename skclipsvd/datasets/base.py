@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..exceptions import SkclipsvdWarning
+
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 # Formats that Pillow recognises and cannot decode by itself.
@@ -39,7 +41,7 @@ Item = tuple[str, int, str]
 Items = Mapping[str, Sequence[Item]]
 
 
-class SkippedFilesWarning(UserWarning):
+class SkippedFilesWarning(SkclipsvdWarning):
     """Files or folders inside class folders that were not taken for images."""
 
 

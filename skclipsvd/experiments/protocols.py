@@ -269,7 +269,7 @@ def domain_generalisation(
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        As for `few_shot`; also, `others` have classes that `data` has not.
+        As for `few_shot`; also, `others` have classes that ``data`` has not.
 
     Examples
     --------

@@ -200,7 +200,7 @@ def _what_it_is(head: bytes) -> str:
         )
     if head[128:132] == b"DICM":
         return "is a DICOM file; read it with pydicom, apply its window, pass uint8 arrays"
-    return "is not an image file that is read"
+    return "is not an image file that Pillow can read"
 
 
 def _png_without_metadata(item: str | bytes) -> bytes | None:
