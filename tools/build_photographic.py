@@ -52,6 +52,7 @@ _LONGEST = 48  # tokens of a phrase in training
 
 
 def config(image_size: int) -> dict:
+    """Return what open_clip_config.json holds."""
     vision = {
         "timm_model_name": TRUNK,
         "timm_model_pretrained": False,
@@ -74,7 +75,7 @@ def config(image_size: int) -> dict:
 
 
 def classifier() -> nn.Module:
-    """timm's network with the package's weights, whose tensors come in the same order."""
+    """Load timm's network with the package's weights, whose tensors come in the same order."""
     network = timm.create_model(TRUNK, pretrained=False)
     [path] = WEIGHTS.glob("efficientnet-lite0-*.pth")
     given = torch.load(path, map_location="cpu", weights_only=True)
@@ -212,6 +213,7 @@ def train(tower: TextTower, captions: NounCaptions, classes: Tensor, args) -> No
 
 
 def rate(step: int, steps: int, warmup: int = 50) -> float:
+    """Share of the highest rate."""
     return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
@@ -226,6 +228,7 @@ def names_recovered(tower: TextTower, classes: Tensor) -> float:
 
 
 def write(folder: Path, image_size: int, weights: dict[str, Tensor]) -> None:
+    """Write one open_clip folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config(image_size), indent=2)
     (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
@@ -233,6 +236,7 @@ def write(folder: Path, image_size: int, weights: dict[str, Tensor]) -> None:
 
 
 def build(args) -> None:
+    """Assemble both towers, train the text one, write a folder per image size."""
     torch.manual_seed(args.seed)
     network = classifier()
     head_weight, head_bias, classes = projection(
@@ -258,6 +262,7 @@ def build(args) -> None:
 
 
 def main() -> None:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--out", required=True, help="folders are this name and the image size")

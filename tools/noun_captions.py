@@ -39,10 +39,12 @@ TEMPLATES = (
 )
 _OF_A_KIND = ("a photo of a {}, a type of {}.", "{}, a kind of {}", "a {}, which is a {}.")
 _MODIFIERS = (
-    "red green blue yellow white black brown grey orange pink purple golden silver dark bright "
-    "big small large little long short round flat old new fresh dirty clean wooden plastic metal "
-    "sweet ripe cut whole sliced empty single different real toy wild young male female"
-).split()
+    *("red", "green", "blue", "yellow", "white", "black", "brown", "grey", "orange", "pink"),
+    *("purple", "golden", "silver", "dark", "bright", "big", "small", "large", "little", "long"),
+    *("short", "round", "flat", "old", "new", "fresh", "dirty", "clean", "wooden", "plastic"),
+    *("metal", "sweet", "ripe", "cut", "whole", "sliced", "empty", "single", "different", "real"),
+    *("toy", "wild", "young", "male", "female"),
+)
 _PHYSICAL = 1930  # WordNet's "physical entity": what a photograph can show
 _LONGEST_DEFINITION = 18  # words
 # Of the phrases: about the classes' own names, about what lies above them, about other things that
