@@ -24,8 +24,6 @@ _STOP = frozenset(
     ("a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "its", "of")
     + ("on", "or", "that", "the", "to", "used", "which", "with")
 )
-    "a an the of or and in on to for with by from is are as at that which used it its".split()
-)
 
 
 class Concepts:
