@@ -46,7 +46,7 @@ LOGIT_SCALE = 38.0
 # is too quiet beside single classes, and a unit vector, which is too loud.
 LOUDNESS = 0.25
 # Of the factorised token table: wide enough for a word to name a class by itself.
-TOKEN_RANK = 48
+TOKEN_RANK = 64
 N_TOKENS = 49408
 _LONGEST = 48  # tokens of a phrase in training
 
@@ -124,6 +124,14 @@ def text_targets(shares: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([short, rest], 1)
 
 
+def all_targets(captions: NounCaptions, classes: Tensor) -> Tensor:
+    """Of every word, some thousands at a time: their distributions would fill a gigabyte."""
+    shares = captions.shares
+    starts = range(0, shares.shape[0], 8192)
+    parts = (torch.from_numpy(shares[i : i + 8192].toarray()).float() for i in starts)
+    return torch.cat([text_targets(part, classes) for part in parts])
+
+
 class TextTower(nn.Module):
     """open_clip's causal tower in training: packed, factorised tokens, cut behind the longest text.
 
@@ -158,6 +166,35 @@ class TextTower(nn.Module):
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
         x = model.ln_final(x[torch.arange(len(x)), ends])
         return F.normalize(x @ model.text_projection, dim=-1)
+
+    @torch.no_grad()
+    def start_from(self, words: list[str], targets: Tensor) -> None:
+        """Begin as the mean of what the text's tokens mean, which saves most of the training.
+
+        A token means the mean of the targets of the words that hold it; the leading directions of
+        those are its row. The first block's attention adds up what the tokens say, and the text
+        projection leads back from those directions.
+        """
+        rows = [[self.packed[t] for t in self._ids(word)] for word in words]
+        token = torch.tensor([t for row in rows for t in row])
+        word = torch.tensor([i for i, row in enumerate(rows) for _ in row])
+        share = torch.tensor([1 / len(row) for row in rows])[word]
+        centred = targets - targets.mean(0)
+        sums = torch.zeros(len(self.ids), targets.shape[1])
+        sums.index_add_(0, token, centred[word] * share[:, None])
+        # One more in the denominator: a token of a single long word says little.
+        counts = torch.zeros(len(self.ids)).index_add_(0, token, share)
+        means = sums / (counts[:, None] + 0.5)
+        directions = torch.linalg.svd(means.T @ means)[0][:, :TOKEN_RANK]
+        width = self.table.shape[1]
+        self.table.copy_(torch.linalg.qr(torch.randn(width, TOKEN_RANK))[0].T)
+        own = means @ directions
+        self.rows.copy_(own / own.std() * 0.5 + torch.randn_like(own) * 0.05)
+        self.model.text_projection.copy_(self.table.T @ directions.T)
+        self.model.text_projection[:, -1] = 0
+        first = self.model.transformer.resblocks[0].attn
+        first.in_proj_weight[2 * width :] = torch.eye(width)
+        first.out_proj.weight.copy_(torch.eye(width))
 
     def token_embedding(self) -> Tensor:
         """The whole table; tokens that were never seen are zero."""
@@ -205,7 +242,7 @@ def train(tower: TextTower, captions: NounCaptions, classes: Tensor, args) -> No
         nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         seen += (apart.mean().item() - seen) * max(0.01, 1 / (step + 1))
-        if step % 100 == 99:
+        if step % 100 == 99 or step == 0:
             took = time.monotonic() - start
             print(
                 f"step {step + 1}: 1 - cos {seen:.3f}, naming {named:.3f}, {took:.0f} s", flush=True
@@ -253,6 +290,7 @@ def build(args) -> None:
     captions = NounCaptions(Concepts(Nouns(args.wordnet), offsets))
     tower = TextTower(model, captions.vocabulary())
     print({part: len(words) for part, words in captions.words.items()}, len(tower.ids), "tokens")
+    tower.start_from(captions.names(), all_targets(captions, classes))
     train(tower, captions, classes, args)
     print(f"class names recovered: {names_recovered(tower, classes):.1%}")
     model.token_embedding.weight.data.copy_(tower.token_embedding())
@@ -271,7 +309,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--naming", type=float, default=0.1, help="weight of the second loss")
+    parser.add_argument("--naming", type=float, default=0.3, help="weight of the second loss")
     parser.add_argument("--seed", type=int, default=0)
     build(parser.parse_args())
 

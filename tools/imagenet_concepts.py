@@ -21,8 +21,10 @@ _NEAREST = 30
 # Against a less frequent sense, and one without a class at or below it.
 _NEXT_SENSE, _WITHOUT_CLASS = 0.5, 0.3
 _STOP = frozenset(
-    ("a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "its", "of")
-    + ("on", "or", "that", "the", "to", "used", "which", "with")
+    (
+        *("a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "its", "of"),
+        *("on", "or", "that", "the", "to", "used", "which", "with"),
+    )
 )
 
 

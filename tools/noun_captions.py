@@ -92,6 +92,11 @@ class NounCaptions:
         texts += [self.nouns.plural(word) for word in self.nouns.senses]
         return texts + [text for s in synsets for text in (*s.names, s.definition)]
 
+    def names(self) -> list[str]:
+        """Return the word of each row of `shares`."""
+        words = [word for part in self.words.values() for word in part]
+        return [word.text for word in sorted(words, key=lambda word: word.row)]
+
     def draw(self, n: int, random_state: random.Random) -> tuple[list[str], np.ndarray]:
         """Return `n` phrases, and the row of `shares` of each."""
         parts = random_state.choices(list(_SHARES), list(_SHARES.values()), k=n)
