@@ -6,8 +6,7 @@
         --out lite0 --image-size 224 160 128
 
 writes ``lite0-224`` and so on, open_clip folders for ``model_name="local-dir:lite0-224"``; they
-differ in the size that pictures are brought to. ``docs/photographic.md`` says what it is, what it
-knows and how well it does.
+differ in the size that pictures are brought to. ``tools/score_photographic.py`` scores one.
 
 The image tower is EfficientNet-Lite0 with the ImageNet weights of that package; the image embedding
 is its 1,000 centred logits ``W f + b``, seen through the 512 leading left singular vectors ``U`` of
