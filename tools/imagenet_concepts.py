@@ -80,10 +80,11 @@ class Concepts:
         """Every synset's shares of the classes that are described most like it."""
         documents = self._documents()
         own = documents[[self._row[offset] for offset in classes]]
+        nearest = min(_NEAREST, len(classes))
         rows = []
         for start in range(0, documents.shape[0], 4096):
             similar = (documents[start : start + 4096] @ own.T).toarray()
-            floor = np.partition(similar, -_NEAREST, axis=1)[:, [-_NEAREST]]
+            floor = np.partition(similar, -nearest, axis=1)[:, [-nearest]]
             shares = np.where(similar >= floor, similar + 1e-9, 0) ** _SHARPNESS
             rows.append(sp.csr_array(shares / shares.sum(1, keepdims=True)))
         return sp.csr_array(sp.vstack(rows))
