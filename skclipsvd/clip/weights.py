@@ -24,8 +24,13 @@ from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
 from torch import nn
 
+from .local_config import check_transformers_config, read_config
+
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
+_HUB_SECONDS = 10
+# Beyond what users of this library can run; against sizes that are made to exhaust the memory.
+_MAX_MODEL_BYTES = 32 * 2**30
 _THREE_WAYS = (
     "Three ways to provide weights: (1) on a machine that reaches the internet, run the same line "
     "once, so that they are kept in the Hugging Face cache (copy that folder, or set HF_HOME); "
@@ -55,8 +60,14 @@ def build_structure(model_name: str) -> nn.Module:
         _check_names(model_name, None)
     elif schema == "local-dir":
         _check_local_dir(identifier, None)
+    if schema is not None:
+        _read_foreign_config(schema, identifier)
+    return _on_meta(model_name)
+
+
+def _on_meta(model_name: str) -> nn.Module:
     try:
-        with _quiet_open_clip(), torch.device("meta"):
+        with _quiet_open_clip(), _fixed_seed(), torch.device("meta"):
             return open_clip.create_model(
                 model_name, load_weights=False, pretrained_text=False, device="meta"
             )
@@ -72,12 +83,16 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     if schema == "local-dir":
         folder = Path(identifier)
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
-        stamps = tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+        stamps = tuple((p.name, *_stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
     if pretrained is not None and os.path.isfile(pretrained):
-        stat = os.stat(pretrained)
-        return (model_name, os.path.abspath(pretrained), stat.st_mtime_ns, stat.st_size)
+        return (model_name, os.path.abspath(pretrained), *_stamp(os.stat(pretrained)))
     return (model_name, pretrained)
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    """Tell a file that was overwritten, also with equal size and time, from the one before."""
+    return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
@@ -91,6 +106,12 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
         _check_local_dir(identifier, pretrained)
     if schema == "hf-hub" or (schema is None and _is_tag(model_name, pretrained)):
         _check_reachable(model_name, pretrained)
+    tokenizer_kwargs = {}
+    if schema is not None:
+        config = _read_foreign_config(schema, identifier)
+        _check_size(_on_meta(model_name), model_name)
+        if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
+            tokenizer_kwargs = {"trust_remote_code": False}  # wins over what the file says
     wants_random = pretrained is None and not _carries_weights(schema, identifier)
     if wants_random:
         warnings.warn(
@@ -109,16 +130,51 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
                 require_pretrained=not wants_random,
                 weights_only=True,
             )
-            tokenize = open_clip.get_tokenizer(model_name)
+            tokenize = open_clip.get_tokenizer(model_name, **tokenizer_kwargs)
     except Exception as error:
         raise _explain(error, model_name, pretrained) from error
     return model, tokenize
 
 
+def _read_foreign_config(schema: str, identifier: str) -> dict[str, Any]:
+    """Check what a folder or a repository says about its model before any of it is believed."""
+    if schema == "local-dir":
+        folder = Path(identifier)
+        config = read_config(folder / "open_clip_config.json", folder)
+    else:
+        config = read_config(_of_hub(identifier, "open_clip_config.json"), None)
+    name = config["model_cfg"]["text_cfg"].get("hf_model_name")
+    if name and not Path(name).exists():
+        check_transformers_config(_of_hub(name, "config.json"))
+    return config
+
+
+def _of_hub(repository: str, filename: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, filename, etag_timeout=_HUB_SECONDS))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"model_name='hf-hub:{repository}': {filename} cannot be had from the hub "
+            f"({str(error).splitlines()[0]}). {_THREE_WAYS}"
+        ) from error
+
+
+def _check_size(structure: nn.Module, model_name: str) -> None:
+    n_bytes = 4 * sum(parameter.numel() for parameter in structure.parameters())
+    if n_bytes > _MAX_MODEL_BYTES:
+        raise ValueError(
+            f"model_name={model_name!r}: open_clip_config.json describes a model of "
+            f"{n_bytes / 2**30:,.0f} GiB; more than {_MAX_MODEL_BYTES / 2**30:.0f} GiB is refused."
+        )
+
+
 def _build_tiny() -> tuple[nn.Module, Any]:
     """Build the embedded model; token rows that its training never touched are drawn, not kept."""
     config = _tiny_config()
-    model = CLIP(**config["model_cfg"])
+    with _fixed_seed():
+        model = CLIP(**config["model_cfg"])
     with safe_open(_TINY, framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     rows = state.pop("token_rows").long()
