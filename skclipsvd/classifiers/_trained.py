@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS
-from ..clip import Backbone, choose_dtype
+from ..clip import Backbone, autocast, choose_dtype, unit_image_features
 from ..images import (
     Decoded,
     as_items,
@@ -23,6 +24,8 @@ from ..images import (
     check_exist,
     decode_all,
     decoding_threads,
+    normalise,
+    size_of,
     stack_views,
 )
 from ..training import (
@@ -140,7 +143,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if stopping is not None:
             fitted["validation_scores_"] = np.array(stopping.scores)
             fitted["best_validation_score_"] = float(stopping.best[0])
-        _check_finite(fitted)
+        self._check_finite(fitted, backbone, adaptation)
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return self
@@ -274,6 +277,24 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "backbone_fingerprint_": backbone.fingerprint,
         }
 
+    def _check_finite(
+        self, fitted: Mapping[str, Any], backbone: Backbone, adaptation: Adaptation
+    ) -> None:
+        """Refuse numbers that give no answers, of the texts or of a black image."""
+        model = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+        black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
+        dtype = choose_dtype(self.precision, backbone.device)
+        with torch.inference_mode(), autocast(backbone.device, dtype):
+            pixels = normalise(black, backbone.preprocess, backbone.device)
+            image = unit_image_features(model, pixels).cpu().numpy()
+        numbers = [image, fitted["text_features_"], *fitted[self._state_attribute].values()]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise FloatingPointError(
+                "training diverged in its last step: what it learnt gives no finite answers. Lower "
+                f"lr (it is {self.lr}) or weight_decay ({self.weight_decay}), or use "
+                "precision='fp32'. The estimator is as it was before."
+            )
+
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = getattr(self, self._state_attribute)
 
@@ -288,15 +309,3 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 def _owners(state: Mapping[str, NDArray]) -> set[str]:
     """Return the names of the targets that a state's arrays belong to."""
     return {name.partition("/")[0] for name in state if name.count(".") >= 2}
-
-
-def _check_finite(fitted: Mapping[str, Any]) -> None:
-    """Refuse numbers that would make every answer the same."""
-    for name, value in fitted.items():
-        for array in value.values() if isinstance(value, Mapping) else (value,):
-            numbers = np.asarray(array)
-            if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-                raise FloatingPointError(
-                    f"{name} is not finite after training, which diverged. Lower lr or "
-                    "weight_decay, or use precision='fp32'; the estimator is as it was before."
-                )
