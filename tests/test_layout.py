@@ -28,8 +28,8 @@ LAYERS = [
     {"classifiers"},
     {"training"},
     {"adaptation"},
-    {"clip"},
-    {"images", "datasets"},
+    {"clip", "datasets"},
+    {"images"},
     {"caching", "linear", "model_selection"},
     {"exceptions", "frames", "_version"},
 ]

@@ -18,23 +18,22 @@ _PREFIX, _SUFFIX = ".skclipsvd-", ".tmp"
 _STALE_SECONDS = 24 * 3600
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Return the folder for files that can be made again.
 
-    The environment variable ``SKCLIPSVD_CACHE`` wins when it is set and not
-    empty. Otherwise it is the folder ``skclipsvd`` inside the operating
-    system's cache folder of the user: ``$XDG_CACHE_HOME`` or ``~/.cache`` on
-    Linux and other Unix systems, ``~/Library/Caches`` on macOS,
-    ``%LOCALAPPDATA%`` or ``~/AppData/Local`` on Windows.
+    The environment variable ``SKCLIPSVD_CACHE`` wins when it is set and not empty. Otherwise it is
+    the folder ``skclipsvd`` inside the operating system's cache folder of the user:
+    ``$XDG_CACHE_HOME`` or ``~/.cache`` on Linux and other Unix systems, ``~/Library/Caches`` on
+    macOS, ``%LOCALAPPDATA%`` or ``~/AppData/Local`` on Windows.
 
     Where the home is unknown, it is a private folder that lasts as long as the process. Nothing
-    else is created: whoever writes makes the folder. The variables are read
-    on every call, so a test may point them somewhere else.
+    else is created: whoever writes makes the folder. The variables are read on every call, so a
+    test may point them somewhere else.
 
     Returns
     -------
-    pathlib.Path
-        An absolute path, which may not exist yet.
+    folder : Path
+        Absolute; it may not exist yet.
 
     Examples
     --------
@@ -46,6 +45,11 @@ def cache_dir():
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     return _user_cache() / "skclipsvd"
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Tell one state of a file from another, also where a copy keeps size and time."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 @contextmanager
@@ -86,7 +90,7 @@ def _remove_stale(folder: Path) -> None:
                 file.unlink()
 
 
-def _user_cache():
+def _user_cache() -> Path:
     try:
         return _systems_cache()
     except RuntimeError:  # nobody knows the home: HOME is not set, the user has no account
@@ -94,14 +98,14 @@ def _user_cache():
 
 
 @cache
-def _until_exit():
+def _until_exit() -> Path:
     """Make a private folder that lasts as long as the process."""
     folder = tempfile.mkdtemp(prefix="skclipsvd-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-def _systems_cache():
+def _systems_cache() -> Path:
     if sys.platform == "win32":
         return _absolute("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     if sys.platform == "darwin":
@@ -109,7 +113,7 @@ def _systems_cache():
     return _absolute("XDG_CACHE_HOME") or Path.home() / ".cache"
 
 
-def _absolute(variable):
+def _absolute(variable: str) -> Path | None:
     # The XDG specification says to ignore a relative path.
     value = os.environ.get(variable, "")
     return Path(value) if os.path.isabs(value) else None

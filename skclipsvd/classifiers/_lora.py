@@ -175,17 +175,13 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
     ) -> Adaptation:
         return LowRankAdaptation.restore(targets, state, self.dropout, backbone.device)
 
-    def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
-        state = getattr(self, self._state_attribute, {}) if self.warm_start else {}
+    def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         ranks = {values.shape[0] for name, values in state.items() if name.endswith("/a")}
-        if ranks - {self.rank} or (
-            "scale" in state and state["scale"] != np.float32(self._scale())
-        ):
+        if ranks != {self.rank} or state["scale"] != np.float32(self._scale()):
             raise ValueError(
                 f"warm_start=True, but rank={self.rank}, alpha={self.alpha} are not those of the "
                 "last fit. Use the same rank and alpha, or warm_start=False."
             )
-        return super()._adaptation_to_train(backbone, rng)
 
     def _scale(self) -> float:
         return self.alpha / self.rank**0.5

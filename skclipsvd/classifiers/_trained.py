@@ -233,6 +233,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         state = getattr(self, self._state_attribute, None) if self.warm_start else None
         if state is None:
             return self._started(backbone, targets, rng)
+        self._check_resumable(state)
         if backbone.fingerprint != self.backbone_fingerprint_:
             raise ValueError(
                 "warm_start=True, but the weights are not those of the last fit. Use the same "
@@ -244,6 +245,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 "of the last fit. Use the same ones, or warm_start=False."
             )
         return self._restored(backbone, targets, state)
+
+    def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
+        """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
     def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
         steps = self.max_steps

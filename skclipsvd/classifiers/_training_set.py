@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -126,11 +126,7 @@ class TrainingSet:
             places.setdefault((str(identity(item)), label), []).append(i)
         groups = [places[key] for key in sorted(places)]
         kept = self.take(np.array([group[0] for group in groups]))
-        return replace(kept, weights=_mean_one(np.array([_sum(weights, g) for g in groups])))
-
-
-def _sum(weights: NDArray[np.float64], places: Sequence[int]) -> float:
-    return float(sum(weights[i] for i in places))
+        return replace(kept, weights=_mean_one(np.array([sum(weights[group]) for group in groups])))
 
 
 def _checked_sample_weight(sample_weight: ArrayLike, n_images: int) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
 from torch import nn
 
+from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
@@ -83,16 +84,11 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     if schema == "local-dir":
         folder = Path(identifier)
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
-        stamps = tuple((p.name, *_stamp(p.stat())) for p in files)
+        stamps = tuple((p.name, *stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
     if pretrained is not None and os.path.isfile(pretrained):
-        return (model_name, os.path.abspath(pretrained), *_stamp(os.stat(pretrained)))
+        return (model_name, os.path.abspath(pretrained), *stamp(os.stat(pretrained)))
     return (model_name, pretrained)
-
-
-def _stamp(stat: os.stat_result) -> tuple[int, ...]:
-    """Tell a file that was overwritten, also with equal size and time, from the one before."""
-    return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
@@ -176,7 +172,8 @@ def _build_tiny() -> tuple[nn.Module, Any]:
     with _fixed_seed():
         model = CLIP(**config["model_cfg"])
     with safe_open(_TINY, framework="pt") as file:
-        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        names = file.keys()
+        state = {name: file.get_tensor(name).float() for name in names}
     rows = state.pop("token_rows").long()
     table = 0.02 * np.random.RandomState(0).standard_normal(model.token_embedding.weight.shape)
     state["token_embedding.weight"] = torch.from_numpy(table.astype(np.float32))

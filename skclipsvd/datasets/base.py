@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..exceptions import SkclipsvdWarning
+from ..images.opening import DECODED_FORMATS
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
-# Formats that Pillow recognises and cannot decode by itself.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 # Folders in which systems and storage devices keep thumbnails and what was deleted; like those
 # with a dot, they are no classes.
 _SYSTEM_FOLDERS = frozenset(
@@ -178,7 +177,7 @@ def _decoded_extensions(_n_registered: int) -> frozenset[str]:
     return frozenset(
         extension.lower()
         for extension, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in _NOT_DECODED
+        if name in Image.OPEN and name in DECODED_FORMATS
     )
 
 

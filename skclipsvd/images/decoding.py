@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor
 
+from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
 from .items import ROW_OF_X, Item, Name, list_bad, short
@@ -213,14 +214,9 @@ def stack_views(decoded: Sequence[Decoded]) -> Tensor:
 
 
 def identity(item: Item, status: os.stat_result | None = None) -> tuple:
-    """What makes two items the same image: a path with its stamp, or the content itself.
-
-    Time and size alone would take a replaced file for the old one where a copy keeps both.
-    """
+    """What makes two items the same image: a path with its stamp, or the content itself."""
     if isinstance(item, str):
-        s = os.stat(item) if status is None else status
-        stamp = s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino
-        return ("path", os.path.abspath(item), *stamp)
+        return ("path", os.path.abspath(item), *stamp(status or os.stat(item)))
     if isinstance(item, bytes):
         return ("bytes", hashlib.sha256(item).digest())
     pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else open_rgb(item))

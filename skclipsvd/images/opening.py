@@ -20,7 +20,7 @@ from .items import Item
 # Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
 # decoder.
 # fmt: off
-_FORMATS = frozenset({
+DECODED_FORMATS = frozenset({
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF",
     "HEIF", "ICNS", "ICO", "IM", "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP",
     "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA",
@@ -118,7 +118,7 @@ def _open_file(file: BytesIO | str, enough: int | None) -> Image.Image:
 def _formats() -> tuple[str, ...]:
     """Return the allowed formats that are there, in the order in which Pillow tries them."""
     Image.init()
-    return tuple(name for name in Image.ID if name in _FORMATS)
+    return tuple(name for name in Image.ID if name in DECODED_FORMATS)
 
 
 def _upright(image: Image.Image, *, in_place: bool = False) -> Image.Image:
