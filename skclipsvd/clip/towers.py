@@ -9,7 +9,8 @@ from open_clip.transformer import (
     PatchDropout,
     ResidualAttentionBlock,
 )
-from timm.layers import DropPath
+from timm.layers import DropPath, PatchDropoutWithIndices
+from timm.layers import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 TOWERS = ("image", "text")
@@ -19,6 +20,8 @@ _RANDOM = {
     nn.MultiheadAttention: "dropout",
     DropPath: "drop_prob",
     PatchDropout: "prob",
+    TimmPatchDropout: "prob",
+    PatchDropoutWithIndices: "prob",
 }
 FindEnds = Callable[[Tensor], Tensor]
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
+from .randomness import seeded
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -334,9 +335,6 @@ def _quiet_open_clip() -> Iterator[None]:
         logging.disable(previous)
 
 
-@contextlib.contextmanager
-def _fixed_seed() -> Iterator[None]:
+def _fixed_seed() -> contextlib.AbstractContextManager[None]:
     """Draw initial weights from a fixed seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        yield
+    return seeded(_RANDOM_SEED, torch.device("cpu"))
