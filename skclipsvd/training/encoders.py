@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..adaptation import Adaptation
 from ..clip import autocast, unit_image_features
 from ..clip.randomness import seeded
-from ..clip.towers import TOWERS, draws_random_numbers
+from ..clip.towers import TOWERS, CLIPModel, draws_random_numbers
 from ..images import normalise, size_of
 from .early_stopping import EarlyStopping
 from .frozen_blocks import freeze_below, read_only_class_token
@@ -44,7 +44,7 @@ class Encoders:
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, adaptation: Adaptation, recipe: Recipe, seed: int = 0
+        self, model: CLIPModel, task: Task, adaptation: Adaptation, recipe: Recipe, seed: int = 0
     ):
         self.model, self.task, self.recipe = model, task, recipe
         self.adaptation = adaptation
@@ -210,7 +210,7 @@ class Encoders:
                 module.eval()
 
 
-def _checkpoint(model: nn.Module, trained: Collection[str]) -> None:
+def _checkpoint(model: CLIPModel, trained: Collection[str]) -> None:
     """Checkpoint both towers, or refuse where a trained one would keep all that it keeps now."""
     try:
         if "image" in trained:
@@ -227,5 +227,6 @@ def _checkpoint_image_tower(visual: nn.Module) -> None:
     """Raise where open_clip would go on without: for a ResNet, and where timm refuses."""
     if isinstance(visual, ModifiedResNet):
         raise NotImplementedError("open_clip does not checkpoint a ModifiedResNet")
-    if hasattr(visual, "trunk"):
-        visual.trunk.set_grad_checkpointing(True)
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None:
+        trunk.set_grad_checkpointing(True)
