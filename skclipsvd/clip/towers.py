@@ -20,7 +20,8 @@ from timm.layers import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 TOWERS = ("image", "text")
-# What drops out in training, and the attribute that says how much.
+# What drops out in training, and the attribute that says how much. _DropoutNd is private: it is the
+# base of all of torch's dropouts, which have no public one.
 _RANDOM = {
     nn.modules.dropout._DropoutNd: "p",
     nn.MultiheadAttention: "dropout",

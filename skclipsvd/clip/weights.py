@@ -213,6 +213,7 @@ def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
 
 def _carries_weights(schema: str | None, identifier: str) -> bool:
     if schema == "local-dir":
+        # Private: only open_clip knows which of a folder's files it will load.
         return factory._find_checkpoint_in_dir(Path(identifier)) is not None
     return schema == "hf-hub"
 

@@ -16,7 +16,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from ..classifiers import (
@@ -31,7 +30,7 @@ from ..encoder import CLIPEncoder
 from ..images import Images
 from ..linear import CosineClassifier
 from ..training import steps_per_epoch
-from ..validation import fit_context
+from ..validation import Interval, check_parameters, fit_context
 
 # Inverse regularisation of the linear probe. One number for everything, as the other methods have:
 # the 0.316 of OpenAI's published probe on embeddings of length about 10, which is 31.6 on these, of
@@ -257,7 +256,7 @@ def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., Estimat
 
 def _names(estimator: type[BaseEstimator], *more: str, without: Sequence[str] = ()) -> frozenset:
     # The protocols decide the class names and seeds.
-    own = set(estimator._get_param_names()) - {"class_names", "random_state", "classifier"}
+    own = set(estimator().get_params(deep=False)) - {"class_names", "random_state", "classifier"}
     return frozenset({*own, *more})
 
 
@@ -329,8 +328,8 @@ def make_estimator(
         chosen["class_names"] = dict(class_names)
     estimator = METHODS[method].build(**chosen)
     for part in (estimator, *estimator.get_params().values()):
-        if hasattr(part, "_validate_params"):
-            part._validate_params()
+        if isinstance(part, BaseEstimator):
+            check_parameters(part)
     return estimator
 
 

@@ -206,6 +206,7 @@ class Encoders:
             return
         self.adaptation.training = on
         for module in self.model.train(on).modules():
+            # Private: the base of every batch norm, timm's included, which have no public one.
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
