@@ -31,7 +31,7 @@ def test_a_clone_forgets_what_its_classifier_learnt_and_a_frozen_one_does_not(di
 
 
 def test_an_encoder_that_is_not_fitted(digits):
-    with pytest.raises(NotFittedError, match="this CLIPEncoder instance is not fitted yet"):
+    with pytest.raises(NotFittedError, match="This CLIPEncoder instance is not fitted yet"):
         CLIPEncoder("tiny").transform(digits[0][:2])
 
 
