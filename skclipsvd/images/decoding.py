@@ -98,7 +98,11 @@ def decode_all(
     # In threads even where it is one: handlers of signals run in the main thread only, so that
     # what is caught here was raised by a decoder.
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
-        results = list(pool.map(attempt, items, statuses))
+        try:
+            results = list(pool.map(attempt, items, statuses))
+        except BaseException:  # an interrupt need not wait for the other images
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
     for i, error in bad:
         if isinstance(error, MemoryError):

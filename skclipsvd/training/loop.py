@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..adaptation import Adaptation, install
+from ..caching.memory import explained_out_of_memory
 from .callbacks import FitMonitor
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
-from .memory_estimate import check_capacity, explained_out_of_memory
+from .memory_estimate import ADVICE, check_capacity
 from .task import Recipe, Task, steps_per_epoch
 
 _FINAL_LR = 1e-6
@@ -76,7 +77,7 @@ def train(
     losses: list[float] = []
     with (
         _own_randomness(task.backbone.device, rng),
-        explained_out_of_memory(task.backbone.device),
+        explained_out_of_memory(ADVICE),
         _progress(recipe) as bar,
     ):
         model = install(task.backbone.skeleton(), adaptation)
