@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..caching.files import cache_dir, replacing
@@ -151,6 +152,7 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
     all_there = threading.Barrier(n_workers + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # a thread takes the common number when it is first asked
         torch.set_num_threads(1)
         all_there.wait()
 
@@ -171,12 +173,17 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
 
 def _read(file: Path, matrix: Tensor) -> Factors | None:
     """Read a decomposition, or None where there is none that is one of `matrix`."""
+    if not file.is_file():  # a pipe would be waited for
+        return None
     try:
         # All of it at once, not mapped: a file that is deleted or cut off by another machine must
-        # not kill this process later.
-        parts = load(file.read_bytes())
-        factors = Factors(**{name: part.clone() for name, part in parts.items()})
-    except (OSError, SafetensorError, TypeError, ValueError):
+        # not end this process later.
+        parts = {name: part.clone() for name, part in load(file.read_bytes()).items()}
+        checksum = parts.pop("checksum")
+        factors = Factors(**parts)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    if not torch.equal(checksum, _checksum(factors)):
         return None
     rank = min(matrix.shape)
     shapes = ((matrix.shape[0], rank), (rank,), (rank, matrix.shape[1]))
@@ -185,7 +192,7 @@ def _read(file: Path, matrix: Tensor) -> Factors | None:
         for p, shape in zip(factors, shapes, strict=True)
     ):
         return None
-    # Multiplying one vector costs next to nothing and sees any damage that matters.
+    # Multiplying one vector costs next to nothing and sees that it is this matrix's.
     probe = torch.linspace(-1, 1, matrix.shape[1])
     expected = matrix @ probe
     found = factors.u @ (factors.s * (factors.vh @ probe))
@@ -196,9 +203,17 @@ def _write(file: Path, factors: Factors) -> None:
     """Keep a decomposition for the next process."""
     try:
         with replacing(file) as temporary:
-            save_file(factors._asdict(), temporary)
-    except (OSError, SafetensorError):
+            parts = {**factors._asdict(), "checksum": _checksum(factors)}
+            temporary.write_bytes(save(parts))
+    except OSError:
         return  # a full or read-only disk costs time, not the fit
+
+
+def _checksum(factors: Factors) -> Tensor:
+    checksum = 0
+    for part in factors:
+        checksum = zlib.crc32(part.numpy().data, checksum)
+    return torch.tensor(checksum)
 
 
 def _prune(root: Path, keep: Path) -> None:

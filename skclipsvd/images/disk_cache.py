@@ -23,6 +23,8 @@ def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]
     file = _file(key)
     if file is None:
         return None
+    if not file.is_file():  # a pipe would be waited for
+        return None
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -132,8 +132,12 @@ def _own_randomness(device: torch.device, rng: np.random.RandomState) -> Iterato
         yield
 
 
+class _Progress(tqdm):
+    monitor_interval = 0  # else even a disabled bar starts a thread that stays
+
+
 def _progress(recipe: Recipe) -> tqdm:
-    return tqdm(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
+    return _Progress(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
 
 
 def _finite(loss: Tensor, step: int, recipe: Recipe) -> float:

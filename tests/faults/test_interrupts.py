@@ -1,4 +1,4 @@
-"""SIGINT at every line of the package: all is as before or as after, and the next call works."""
+"""SIGINT wherever it can come: all is as before or as after, and the next call works."""
 
 import os
 
@@ -140,7 +140,7 @@ def test_an_interrupt_anywhere_leaves_all_as_before_or_after(make_operation, nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FITS, *OTHERS])
-def test_an_interrupt_at_any_line_leaves_all_as_before_or_after(make_operation, name, tmp_path):
+def test_an_interrupt_everywhere_leaves_all_as_before_or_after(make_operation, name, tmp_path):
     n = interrupt(make_operation[name](), int(os.environ.get("SKCLIPSVD_PLACES", 150)), tmp_path)
     print(f"\n{name}: interrupted at {n} places")
     assert n > 12

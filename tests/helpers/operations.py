@@ -1,10 +1,11 @@
 """Faults for whole operations: what to do, what to look at before and after, where to interrupt."""
 
 import contextlib
+import dis
+import functools
 import gc
 import logging
 import os
-import resource
 import sys
 import threading
 import time
@@ -97,7 +98,8 @@ def nothing_is_left():
     while (after := _process_state()) != before and time.monotonic() < deadline:
         gc.collect()  # a file that an exception's frames hold
         time.sleep(0.01)
-    assert after == before
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    assert not changed, changed
 
 
 def _process_state():
@@ -132,17 +134,17 @@ def descriptors():
 
 
 class Places:
-    """Interrupts at a line of the package: the first and the last time that it is reached.
+    """Where a signal can interrupt the package: the first and the last time that it comes there.
 
-    A signal's handler runs in the main thread between two steps of Python code; an exception raised
-    when a line begins is one that a handler raised there.
+    The interpreter looks for signals when a call returns, when a function begins and when a loop
+    starts again; a handler's exception is raised there.
     """
 
     def __init__(self):
         self.counts = {}
 
     def record(self, call):
-        """Run `call`, and note how often each line of the package is reached."""
+        """Run `call`, and note how often each place is reached."""
 
         def arrive(place):
             self.counts[place] = self.counts.get(place, 0) + 1
@@ -151,7 +153,7 @@ class Places:
             call()
 
     def all(self):
-        """Return (line, turn) in the order in which the lines are first reached."""
+        """Return (place, turn) in the order in which the places are first reached."""
         return [
             (place, turn) for place, count in self.counts.items() for turn in sorted({1, count})
         ]
@@ -183,12 +185,16 @@ class Places:
 @contextlib.contextmanager
 def _traced(arrive):
     def local(frame, event, _):
-        if event == "line":
-            arrive((frame.f_code.co_filename.removeprefix(PACKAGE), frame.f_lineno))
+        if event == "opcode" and frame.f_lasti in _after_signals(frame.f_code):
+            file = frame.f_code.co_filename.removeprefix(PACKAGE)
+            arrive((file, frame.f_lineno, frame.f_lasti))
         return local
 
     def trace(frame, event, _):
-        return local if frame.f_code.co_filename.startswith(PACKAGE) else None
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return local
 
     sys.settrace(trace)
     try:
@@ -197,15 +203,26 @@ def _traced(arrive):
         sys.settrace(None)
 
 
-# --- disks
+@functools.cache
+def _after_signals(code):
+    """Offsets of the instructions before which the interpreter has looked for signals."""
+    instructions = list(dis.get_instructions(code))
+    offsets = set()
+    for i, instruction in enumerate(instructions[:-1]):
+        following = instructions[i + 1]
+        if instruction.opname in {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME"}:
+            if not _leaves_with(instructions[i + 1 :]):
+                offsets.add(following.offset)
+        elif instruction.opname.startswith("JUMP_BACKWARD"):
+            offsets.add(instruction.argval)
+    return frozenset(offsets)
 
 
-@contextlib.contextmanager
-def largest_file(n_bytes):
-    """No file may grow beyond this: a write fails as on a full disk."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+def _leaves_with(instructions):
+    """Whether the body of a `with` is over and its exit is the next to be called.
+
+    A signal is seen at the call before, where it is still inside; an exception that is raised one
+    instruction later would be outside, and no signal can do that.
+    """
+    following = [i for i in instructions[:12] if i.opname not in {"SWAP", "POP_TOP", "NOP", "COPY"}]
+    return [(i.opname, i.argval) for i in following[:3]] == [("LOAD_CONST", None)] * 3
