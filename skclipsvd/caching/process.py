@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .memory import memory_limit
@@ -54,6 +54,14 @@ class _Entry:
         return bool(self.owners) and all(ref() is None for ref in self.owners)
 
 
+@dataclass(eq=False)
+class _Making:
+    """What the threads share that ask for one missing entry."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    n_threads: int = 0
+
+
 class ByteCache:
     """A least-recently-used cache bounded by bytes.
 
@@ -75,7 +83,7 @@ class ByteCache:
         # False while entries and their sum do not agree: an interrupt in between leaves it so.
         self._is_whole = True
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._making: dict[Hashable, threading.Lock] = {}
+        self._making: dict[Hashable, _Making] = {}
         self._some_have_gone = False
         self._budget = Budget(max_bytes) if budget is None else budget
         self._budget.caches.append(self)
@@ -149,9 +157,10 @@ class ByteCache:
         """
         missing = object()
         with self._lock:
-            lock = self._making.setdefault(key, threading.Lock())
+            making = self._making.setdefault(key, _Making())
+            making.n_threads += 1
         try:
-            with lock:
+            with making.lock:
                 value = self.get(key, missing)
                 if value is missing:
                     value, nbytes = make()
@@ -161,7 +170,9 @@ class ByteCache:
                 return value
         finally:
             with self._lock:
-                self._making.pop(key, None)
+                making.n_threads -= 1
+                if not making.n_threads:
+                    self._making.pop(key, None)
 
     def clear(self) -> None:
         """Drop every entry and set the counts back to zero."""

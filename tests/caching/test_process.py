@@ -1,6 +1,7 @@
 """What is kept in memory, and for how long."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -52,6 +53,29 @@ def test_threads_wait_for_the_one_that_makes_it():
         start.set()
     assert len(made) == 1
     assert len({id(future.result()) for future in asked}) == 1
+
+
+def test_whoever_comes_while_others_wait_waits_too():
+    """Cleared meanwhile, so that those who waited make it again: one at a time all the same."""
+    cache, at_once, most, lock = ByteCache(30), [0], [0], threading.Lock()
+
+    def make():
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        cache.clear()
+        time.sleep(0.001)
+        with lock:
+            at_once[0] -= 1
+        return object(), 1
+
+    def ask(_):
+        cache.clear()
+        cache.get_or_make("a", make)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(100)))
+    assert most == [1]
 
 
 def test_caches_of_one_budget_are_bounded_together():

@@ -17,6 +17,9 @@ from tests.helpers.operations import (
     nothing_is_left,
 )
 
+# A file whose opening was interrupted is closed when it is collected, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 FAST = dict(max_steps=2, lr=0.01, augment=False, random_state=0, device="cpu")
 FITS = {
     "SVD": (CLIPSVDClassifier, {}),
