@@ -6,6 +6,7 @@ import functools
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -140,8 +141,9 @@ class Places:
     starts again; a handler's exception is raised there.
     """
 
-    def __init__(self):
+    def __init__(self, *, in_all_threads=False):
         self.counts = {}
+        self.in_all_threads = in_all_threads
 
     def record(self, call):
         """Run `call`, and note how often each place is reached."""
@@ -149,7 +151,7 @@ class Places:
         def arrive(place):
             self.counts[place] = self.counts.get(place, 0) + 1
 
-        with _traced(arrive):
+        with _traced(arrive, self.in_all_threads):
             call()
 
     def all(self):
@@ -165,6 +167,21 @@ class Places:
 
     def interrupt(self, call, place, turn):
         """Run `call`, and raise KeyboardInterrupt there; tell whether it came out."""
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        try:
+            self._run_until(call, place, turn, interrupt)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def kill(self, call, place, turn):
+        """Run `call`, and kill this process there."""
+        self._run_until(call, place, turn, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    def _run_until(self, call, place, turn, happen):
         seen = 0
 
         def arrive(reached):
@@ -172,18 +189,14 @@ class Places:
             seen += reached == place
             if seen == turn:
                 seen += 1
-                raise KeyboardInterrupt
+                happen()
 
-        try:
-            with _traced(arrive):
-                call()
-        except KeyboardInterrupt:
-            return True
-        return False
+        with _traced(arrive, self.in_all_threads):
+            call()
 
 
 @contextlib.contextmanager
-def _traced(arrive):
+def _traced(arrive, in_all_threads):
     def local(frame, event, _):
         if event == "opcode" and frame.f_lasti in _after_signals(frame.f_code):
             file = frame.f_code.co_filename.removeprefix(PACKAGE)
@@ -197,10 +210,13 @@ def _traced(arrive):
         return local
 
     sys.settrace(trace)
+    if in_all_threads:
+        threading.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(None)
+        threading.settrace(None)
 
 
 @functools.cache
