@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,13 @@ from torch import nn
 
 from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
 from .clip import Backbone
-from .images import Images, as_items, check_exist
+from .images import (
+    Images,
+    ImageStream,
+    answered_in_parts,
+    as_items,
+    check_exist,
+)
 from .validation import fit_context
 
 
@@ -121,13 +128,13 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.backbone_fingerprint_ = backbone.fingerprint
         return self
 
-    def transform(self, X: Images) -> NDArray[np.float32]:
+    def transform(self, X: ImageStream) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -135,6 +142,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             Unit length.
         """
         check_is_fitted(self)
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self.transform, self.batch_size)
         items = as_items(X)
         check_exist(items)
         backbone, model = self._model()
