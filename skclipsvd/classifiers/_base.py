@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -63,7 +63,11 @@ class UsesBackbone(TakesImages):
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
 
     def _embed(
-        self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any
+        self,
+        model: nn.Module,
+        backbone: Backbone,
+        items: Sequence[Item],
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> NDArray[np.float32]:
         return embed(
             model,
@@ -73,7 +77,7 @@ class UsesBackbone(TakesImages):
             dtype=choose_dtype(self.precision, backbone.device),
             batch_size=self.batch_size,
             n_threads=decoding_threads(self.n_jobs),
-            **kept,
+            head=head,
         )
 
 
