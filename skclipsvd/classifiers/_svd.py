@@ -121,6 +121,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     References
     ----------

@@ -11,7 +11,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import numpy as np
@@ -26,6 +26,16 @@ from torch import nn
 
 from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
+from .tags import (
+    Source,
+    clean_name,
+    is_tag,
+    settings,
+    source_named,
+    tag_of_copy,
+    tags_of_repository,
+    warn_of_tags,
+)
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -35,7 +45,8 @@ _MAX_MODEL_BYTES = 32 * 2**30
 _THREE_WAYS = (
     "Three ways to provide weights: (1) on a machine that reaches the internet, run the same line "
     "once, so that they are kept in the Hugging Face cache (copy that folder, or set HF_HOME); "
-    "(2) pretrained='/path/to/weights.safetensors' with a checkpoint of this architecture; "
+    "(2) pretrained='TAG:/path/to/weights.safetensors' with a copy of the tag's file, or "
+    "'/path/to/weights.safetensors' with other weights of this architecture; "
     "(3) model_name='local-dir:/path/to/folder' with open_clip_config.json and the weights. "
     "To try the library without any download use model_name='tiny'."
 )
@@ -73,7 +84,7 @@ def _on_meta(model_name: str) -> nn.Module:
                 model_name, load_weights=False, pretrained_text=False, device="meta"
             )
     except Exception as error:
-        raise _explain(error, model_name, None) from error
+        _explained(error, model_name, None)
 
 
 def source_of(model_name: str, pretrained: str | None) -> tuple:
@@ -86,8 +97,9 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
         stamps = tuple((p.name, *stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
-    if pretrained is not None and os.path.isfile(pretrained):
-        return (model_name, os.path.abspath(pretrained), *stamp(os.stat(pretrained)))
+    tag, path = source_named(model_name, pretrained)
+    if path is not None and os.path.isfile(path):
+        return (model_name, tag, os.path.abspath(path), *stamp(os.stat(path)))
     return (model_name, pretrained)
 
 
@@ -100,8 +112,11 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
         _check_names(model_name, pretrained)
     elif schema == "local-dir":
         _check_local_dir(identifier, pretrained)
-    if schema == "hf-hub" or (schema is None and _is_tag(model_name, pretrained)):
+    if schema == "hf-hub" or (schema is None and is_tag(model_name, pretrained)):
         _check_reachable(model_name, pretrained)
+    source = _settled(model_name, pretrained) if schema is None else Source(None, None)
+    stated = {} if source.tag is None else settings(model_name, source.tag)
+    quick_gelu = stated.pop("quick_gelu", False)
     tokenizer_kwargs = {}
     if schema is not None:
         config = _read_foreign_config(schema, identifier)
@@ -120,15 +135,20 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
         with _quiet_open_clip(), _fixed_seed():
             model = open_clip.create_model(
                 model_name,
-                pretrained=pretrained if schema is None else None,
-                force_quick_gelu=_tag_wants_quick_gelu(model_name, pretrained),
+                pretrained=source.path or source.tag,
+                # open_clip 3 only warns of a tag's activation, and takes the other one; of a file
+                # it knows neither activation nor pre-processing.
+                force_quick_gelu=quick_gelu,
+                force_preprocess_cfg=stated,
                 pretrained_text=False,
                 require_pretrained=not wants_random,
                 weights_only=True,
             )
             tokenize = open_clip.get_tokenizer(model_name, **tokenizer_kwargs)
     except Exception as error:
-        raise _explain(error, model_name, pretrained) from error
+        _explained(error, model_name, pretrained)
+    if source.path is not None and source.tag is None:
+        warn_of_tags(model_name, source.path)
     return model, tokenize
 
 
@@ -153,8 +173,8 @@ def _of_hub(repository: str, filename: str) -> Path:
     except Exception as error:
         raise FileNotFoundError(
             f"model_name='hf-hub:{repository}': {filename} cannot be had from the hub "
-            f"({str(error).splitlines()[0]}). {_THREE_WAYS}"
-        ) from error
+            f"({str(error).splitlines()[0]}). {_in_place_of(repository)}{_THREE_WAYS}"
+        ) from None
 
 
 def _check_size(structure: nn.Module, model_name: str) -> None:
@@ -188,23 +208,12 @@ def _tiny_config() -> dict[str, Any]:
     return json.loads(_TINY.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def _is_tag(model_name: str, pretrained: str | None) -> bool:
-    return pretrained is not None and bool(get_pretrained_cfg(_clean(model_name), pretrained))
-
-
-def _clean(model_name: str) -> str:
-    return model_name.replace("/", "-")
-
-
-def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
-    """Whether the tag's weights were trained with QuickGELU.
-
-    open_clip 3 only warns when the configuration has another activation, and then computes
-    something else than the published model.
-    """
-    return _is_tag(model_name, pretrained) and bool(
-        get_pretrained_cfg(_clean(model_name), pretrained).get("quick_gelu", False)
-    )
+def _settled(model_name: str, pretrained: str | None) -> Source:
+    """Return where the weights come from; of a file also the tag whose settings it is used with."""
+    source = source_named(model_name, pretrained)
+    if source.path is None or source.tag is not None:
+        return source
+    return Source(tag_of_copy(model_name, source.path), source.path)
 
 
 def _carries_weights(schema: str | None, identifier: str) -> bool:
@@ -214,23 +223,35 @@ def _carries_weights(schema: str | None, identifier: str) -> bool:
 
 
 def _check_names(model_name: str, pretrained: str | None) -> None:
-    if _clean(model_name) not in open_clip.list_models():
+    if clean_name(model_name) not in open_clip.list_models():
         known = ["tiny", *open_clip.list_models()]
-        near = difflib.get_close_matches(model_name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(clean_name(model_name), known, n=3, cutoff=0.4)
         raise ValueError(
             f"model_name={model_name!r} is not known to open_clip {open_clip.__version__}; "
-            f"{_did_you_mean(near)}see open_clip.list_models(), or use 'local-dir:PATH' or "
-            "'hf-hub:ID'."
+            f"{_instead_of(model_name, near)}see open_clip.list_models(), or use 'local-dir:PATH' "
+            "or 'hf-hub:ID'."
         )
-    if pretrained is None or _is_tag(model_name, pretrained) or os.path.isfile(pretrained):
+    tag, path = source_named(model_name, pretrained)
+    if pretrained is None or (path is None and tag is not None):
         return
-    if os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
+    if path is not None and os.path.isfile(path):
+        return
+    before, _, after = pretrained.partition(":")
+    if path is None and os.path.isfile(after):
+        raise ValueError(
+            f"pretrained={pretrained!r}: {before!r} is no tag of {model_name!r}, whose tags are "
+            f"{_tags(model_name)}. Write TAG:PATH, or the path alone."
+        )
+    if path or os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
         raise FileNotFoundError(f"pretrained={pretrained!r}: there is no such file. {_THREE_WAYS}")
-    tags = list_pretrained_tags_by_model(_clean(model_name))
     raise ValueError(
         f"pretrained={pretrained!r} is neither a file nor a tag of {model_name!r}, whose tags are "
-        f"{', '.join(tags) or 'none'}."
+        f"{_tags(model_name)}."
     )
+
+
+def _tags(model_name: str) -> str:
+    return ", ".join(list_pretrained_tags_by_model(clean_name(model_name))) or "none"
 
 
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
@@ -238,6 +259,31 @@ _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", 
 
 def _did_you_mean(near: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
+
+
+def _instead_of(model_name: str, near: list[str]) -> str:
+    """Say what to write instead of the name of a repository of the hub, or of a misspelt one."""
+    told = _as_tag(model_name)
+    misspelt = difflib.get_close_matches(clean_name(model_name), near, cutoff=0.8)
+    if not told and ("/" not in model_name or misspelt):
+        return _did_you_mean(near)
+    told = told or (
+        f"this looks like a repository of the hub: model_name='hf-hub:{model_name}' takes one that "
+        "has open_clip_config.json. "
+    )
+    return f"{told}Else "
+
+
+def _in_place_of(repository: str) -> str:
+    """Name a tag instead of a repository that has no open_clip_config.json."""
+    return _as_tag(repository) if repository.startswith("openai/") else ""
+
+
+def _as_tag(repository: str) -> str:
+    """Name open_clip's tag of a repository's weights, where it has one."""
+    tags = tags_of_repository(repository)
+    named = " or ".join(f"model_name={name!r}, pretrained={tag!r}" for name, tag in tags)
+    return f"open_clip has the weights of {repository!r} as {named}. " if named else ""
 
 
 def _check_local_dir(identifier: str, pretrained: str | None) -> None:
@@ -263,7 +309,7 @@ def _check_reachable(model_name: str, pretrained: str | None) -> None:
     raise FileNotFoundError(
         f"model_name={model_name!r}, pretrained={pretrained!r}: the weights (hf-hub:{repository}) "
         f"are not in the Hugging Face cache, and {_hub_host()} cannot be reached from here. "
-        f"{_THREE_WAYS}"
+        f"{_in_place_of(repository)}{_THREE_WAYS}"
     )
 
 
@@ -271,7 +317,7 @@ def _hub_location(model_name: str, pretrained: str | None) -> tuple[str | None, 
     schema, identifier = factory.parse_model_name(model_name)
     if schema == "hf-hub":
         return identifier, ""
-    entry = get_pretrained_cfg(_clean(model_name), pretrained).get("hf_hub", "")
+    entry = get_pretrained_cfg(clean_name(model_name), pretrained).get("hf_hub", "")
     repository, filename = os.path.split(entry)
     return repository or None, filename
 
@@ -300,27 +346,55 @@ def _hub_answers() -> bool:
     return True
 
 
-def _explain(error: Exception, model_name: str, pretrained: str | None) -> Exception:
+def _explained(error: Exception, model_name: str, pretrained: str | None) -> NoReturn:
+    """Raise what a user can act on; the first error stays in sight only where it is not told."""
     asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
     text = str(error)
+    if "TorchScript" in text or all(name in text for name in _BOOKKEEPING):
+        raise ValueError(_of_torchscript(asked, model_name, pretrained, text)) from None
     if "transformers" in text:
-        return ImportError(
+        raise ImportError(
             f"{asked}: the text tower is a Hugging Face model; install it with "
             "`pip install 'skclipsvd[hf]'`."
-        )
+        ) from None
     if isinstance(error, FileNotFoundError) or "download" in text or "hf-hub" in text.lower():
-        return FileNotFoundError(f"{asked}: {text.splitlines()[0]} {_THREE_WAYS}")
-    if "TorchScript" in text:
-        return ValueError(
-            f"{asked}: this file is a TorchScript archive, which is a program and is not run here. "
-            "Save its state_dict (torch.save(torch.jit.load(path).state_dict(), new_path)) on a "
-            "machine where you trust it."
-        )
+        raise FileNotFoundError(f"{asked}: {text.splitlines()[0]} {_THREE_WAYS}") from None
     reason = " ".join(text.split())[:400] or type(error).__name__
-    return ValueError(
+    raise ValueError(
         f"{asked}: the checkpoint or configuration is damaged, not made of plain weights, or of "
         f"another architecture ({reason})."
+    ) from error
+
+
+# What OpenAI's archives hold beside weights.
+_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
+
+
+def _of_torchscript(asked: str, model_name: str, pretrained: str | None, text: str) -> str:
+    """Say how to get plain weights out of an archive, or rid of what came out of it with them."""
+    old = _checkpoint_file(model_name, pretrained)
+    new = old.with_name(f"{old.stem}-weights.pt")
+    if "TorchScript" in text:
+        what = "is a TorchScript archive, which is a program and is not run here"
+        read = f"torch.jit.load({str(old)!r}, map_location='cpu').state_dict()"
+    else:
+        what = "holds three numbers of a TorchScript archive beside the weights"
+        read = f"torch.load({str(old)!r}, map_location='cpu')"
+    return (
+        f"{asked}: this file {what}. Take the weights out, once, on a machine where you trust it: "
+        f"`import torch; state = {read}; torch.save({{k: v for k, v in state.items() if k not in "
+        f"{_BOOKKEEPING}}}, {str(new)!r})`. Then pass the new file; for OpenAI's weights as "
+        "pretrained='openai:PATH', which has their activation."
     )
+
+
+def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
+    """Return the file that open_clip reads for a model; some name where that is not known."""
+    schema, identifier = factory.parse_model_name(model_name)
+    if schema == "local-dir":
+        return Path(factory._find_checkpoint_in_dir(Path(identifier)) or identifier)
+    path = source_named(model_name, pretrained).path if schema is None else None
+    return Path(path or "archive.pt")
 
 
 @contextlib.contextmanager
