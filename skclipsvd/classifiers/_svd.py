@@ -28,7 +28,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         A name of `open_clip.list_models`, ``"local-dir:PATH"``, ``"hf-hub:ID"``, or ``"tiny"``,
         the small model that comes with this package and needs no download.
     pretrained : str or None, default="openai"
-        A tag of `open_clip.list_pretrained` or the path of a checkpoint file. ``"tiny"``,
+        A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"`` for
+        a file that is used with the tag's activation and pre-processing. ``"tiny"``,
         ``"local-dir:"`` and ``"hf-hub:"`` bring their own weights and do not look at it. None
         starts from random weights (the same in every process), with a warning.
     templates : str or list of str, default="a photo of a {}."
