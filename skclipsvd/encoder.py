@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from .classifiers import (
     MODEL_CONSTRAINTS,
@@ -22,7 +22,9 @@ from .classifiers import (
     adapter_fingerprint,
     frozen_and_adapted,
 )
-from .images import as_items, check_exist
+from .clip import Backbone
+from .images import Images, as_items, check_exist
+from .validation import fit_context
 
 
 class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -72,6 +74,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     (2,)
     """
 
+    classifier: BaseCLIPClassifier | FrozenEstimator | None
+
+    n_features_out_: int
+    backbone_fingerprint_: str
+
     _parameter_constraints: dict = {
         **MODEL_CONSTRAINTS,
         "classifier": [BaseCLIPClassifier, FrozenEstimator, None],
@@ -79,15 +86,15 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     def __init__(
         self,
-        model_name="ViT-B-16",
-        pretrained="openai",
+        model_name: str = "ViT-B-16",
+        pretrained: str | None = "openai",
         *,
-        classifier=None,
-        batch_size=32,
-        precision="auto",
-        device="auto",
-        n_jobs=None,
-    ):
+        classifier: BaseCLIPClassifier | FrozenEstimator | None = None,
+        batch_size: int = 32,
+        precision: str = "auto",
+        device: str = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.classifier = classifier
@@ -96,8 +103,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.device = device
         self.n_jobs = n_jobs
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Images, y: Any = None) -> Self:
         """Check the images' container and load the model; nothing is learnt.
 
         Parameters
@@ -127,7 +134,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.adapter_fingerprint_ = self._adapter_fingerprint()
         return self
 
-    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+    def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
@@ -165,17 +172,19 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self.n_features_out_
 
     def _adapter_fingerprint(self) -> str:
-        return "" if self.classifier is None else adapter_fingerprint(self._unwrapped())
+        classifier = self._unwrapped()
+        return "" if classifier is None else adapter_fingerprint(classifier)
 
-    def _unwrapped(self) -> BaseCLIPClassifier:
-        frozen = isinstance(self.classifier, FrozenEstimator)
-        return self.classifier.estimator if frozen else self.classifier
+    def _unwrapped(self) -> BaseCLIPClassifier | None:
+        if isinstance(self.classifier, FrozenEstimator):
+            return self.classifier.estimator
+        return self.classifier
 
-    def _model(self):
-        if self.classifier is None:
+    def _model(self) -> tuple[Backbone, nn.Module]:
+        classifier = self._unwrapped()
+        if classifier is None:
             backbone = self._load_backbone()
             return backbone, backbone.model
-        classifier = self._unwrapped()
         check_is_fitted(
             classifier,
             msg="CLIPEncoder(classifier=...): this %(name)s is not fitted. Fit it first; where the "

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from open_clip.transform import PreprocessCfg
@@ -16,7 +15,8 @@ from torch import nn
 from ..caching.process import BACKBONES
 from .identity import Setting, config_of, differences, has_quick_gelu
 from .skeleton import structural_copy
-from .weights import build_model, source_of
+from .towers import CLIPModel
+from .weights import Tokenize, build_model, source_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Backbone:
         Where `model` lies.
     """
 
-    model: nn.Module
-    tokenize: Any
+    model: CLIPModel
+    tokenize: Tokenize
     preprocess: PreprocessCfg
     fingerprint: str
     device: torch.device
@@ -100,7 +100,7 @@ class Backbone:
             others.append(f"activation is {kinds[0]!r} (fitted with {kinds[1]!r})")
         return same, others
 
-    def skeleton(self) -> nn.Module:
+    def skeleton(self) -> CLIPModel:
         """Copy the structure and share every tensor, so that a tensor can be replaced in private.
 
         ``torch.func.functional_call`` on the shared module would swap tensors in place: two

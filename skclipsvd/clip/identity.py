@@ -11,7 +11,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from ..images.preprocessing import interpolation_of, size_of
-from .towers import is_causal, text_parts
+from .towers import CLIPModel, is_causal, text_parts
 
 Setting: TypeAlias = str | int | bool | tuple[int, ...] | tuple[float, ...] | None
 # Letters of both cases, an accent, signs and spaces: what tokenisers clean in different ways.
@@ -19,7 +19,7 @@ _TEXT = "A  Photo-of  an Élan, 1's (red_ink)!"
 
 
 def config_of(
-    model: nn.Module, tokenize: Callable[[list[str]], Tensor], preprocess: PreprocessCfg
+    model: CLIPModel, tokenize: Callable[[list[str]], Tensor], preprocess: PreprocessCfg
 ) -> dict[str, Setting]:
     """Describe what no weight tells: two models of the same weights may differ in each of these.
 
@@ -90,7 +90,7 @@ def _heads(model: nn.Module, *, in_image_tower: bool) -> tuple[int, ...]:
     return tuple(sorted(count for count in counts if isinstance(count, int)))
 
 
-def _image_pooling(model: nn.Module) -> str | None:
+def _image_pooling(model: CLIPModel) -> str | None:
     image = model.visual
     for holder, attribute in ((image, "pool_type"), (getattr(image, "trunk", None), "global_pool")):
         found = getattr(holder, attribute, None)

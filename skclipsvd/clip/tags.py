@@ -135,7 +135,8 @@ def _is_download(path: Path, url: str) -> bool:
 def warn_of_tags(model_name: str, path: str) -> None:
     """Warn where open_clip's tags of an architecture use other settings than a file gets."""
     used = settings(model_name, None)
-    alike, others = [], {}
+    alike: list[str] = []
+    others: dict[str, list[str]] = {}
     for tag in list_pretrained_tags_by_model(clean_name(model_name)):
         stated = settings(model_name, tag)
         different = "; ".join(

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlparse
@@ -22,7 +22,7 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
@@ -36,6 +36,9 @@ from .tags import (
     tags_of_repository,
     warn_of_tags,
 )
+from .towers import CLIPModel
+
+Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -103,7 +106,7 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     return (model_name, pretrained)
 
 
-def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
+def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":
         return _build_tiny()
@@ -325,8 +328,8 @@ def _hub_location(model_name: str, pretrained: str | None) -> tuple[str | None, 
 def _is_cached(repository: str, filename: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    names = (filename,) if filename else names
+    usual = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    names = (filename,) if filename else usual
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
