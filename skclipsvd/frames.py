@@ -20,8 +20,12 @@ def table(columns: Mapping[str, Sequence[Any]]) -> Any:
 
 
 def _with_gaps(pd: Any, values: Sequence[Any]) -> Any:
-    gaps = isinstance(values, list) and any(value is None for value in values)
-    return pd.array(values, dtype="Int64") if gaps else values
+    """Keep None beside integers and texts, which pandas would turn into NaN."""
+    if not isinstance(values, list) or all(value is not None for value in values):
+        return values
+    integers = [isinstance(value, int) for value in values if value is not None]
+    dtype = "Int64" if integers and all(integers) else object
+    return pd.Series(values, dtype=dtype)
 
 
 def _plain(value: Any) -> Any:

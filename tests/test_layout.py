@@ -22,9 +22,11 @@ ROOT = Path(__file__).parents[1]
 
 # From top to bottom. Modules of one layer do not import each other.
 LAYERS = [
+    {"__main__"},
+    {"commands"},
     {"experiments"},
     {"__init__", "demo"},
-    {"inspection", "persistence", "encoder"},
+    {"inspection", "persistence", "predictions", "encoder"},
     {"classifiers"},
     {"training"},
     {"adaptation"},
