@@ -68,7 +68,7 @@ class Repository:
     """
 
     def __init__(self, name: str, revision: str | None = None):
-        self.name = name
+        self.name, self.is_pinned = name, revision is not None
         self._revision = revision or "main"
         self._commit = self._revision if _COMMIT.fullmatch(self._revision) else None
         self._is_noted = False
@@ -176,7 +176,8 @@ class Repository:
         try:
             path = Path(self._download(filename))
         except Exception as error:
-            number = next((e.errno for e in causes(error) if getattr(e, "errno", 0) in _DISK), None)
+            numbers = [getattr(cause, "errno", None) for cause in causes(error)]
+            number = next((n for n in numbers if n in _DISK), None)
             if number is not None:
                 raise OSError(
                     number,

@@ -93,15 +93,18 @@ class _Found:
         Where it came from; None for a name that open_clip knows.
     repository : Repository or None
         Of the hub, where it came from there.
-    pinned : bool
-        Whether the user named one state of the repository.
     """
 
     name: str
     model_cfg: dict[str, Any]
     folder: Path | None = None
     repository: Repository | None = None
-    pinned: bool = False
+
+    @property
+    def pinned(self) -> Repository | None:
+        """The repository, where the user named one state of it."""
+        pinned = self.repository is not None and self.repository.is_pinned
+        return self.repository if pinned else None
 
 
 def _find(model_name: str, pretrained: str | None) -> _Found:
@@ -118,13 +121,7 @@ def _find(model_name: str, pretrained: str | None) -> _Found:
     repository = Repository(name, revision)
     file = repository.file(_CONFIG)
     config = read_config(file, None)
-    return _Found(
-        f"local-dir:{file.parent}",
-        config["model_cfg"],
-        file.parent,
-        repository,
-        revision is not None,
-    )
+    return _Found(f"local-dir:{file.parent}", config["model_cfg"], file.parent, repository)
 
 
 def _on_meta(found: _Found, options: dict[str, Any], model_name: str) -> nn.Module:
@@ -143,7 +140,7 @@ def _text_tower(found: _Found) -> dict[str, Any]:
     _need_transformers()
     if found.repository is None and found.folder is not None and Path(name).exists():
         return {}
-    if found.pinned and name != found.repository.name:
+    if found.pinned is not None and name != found.pinned.name:
         raise ValueError(_unpinned("the configuration of its text tower", name))
     file = _repository(name, found).file("config.json")
     check_transformers_config(file)
@@ -172,10 +169,10 @@ def _tokeniser_folder(found: _Found) -> Path | None:
     if found.folder is not None and found.repository is None:
         return found.folder  # wherever the files came from, they are here
     repository = _repository(name, found)
-    if found.pinned and repository is not found.repository:
-        if found.repository.find(_TOKENISER_FILES[0]) is None:
+    if found.pinned is not None and name != found.pinned.name:
+        repository = found.pinned
+        if repository.find(_TOKENISER_FILES[0]) is None:
             raise ValueError(_unpinned("its tokeniser", name))
-        repository = found.repository
     files = [file for file in map(repository.find, _TOKENISER_FILES) if file is not None]
     if not files:
         raise UnavailableError(f"hf-hub:{repository.name} has no tokeniser.")
@@ -186,8 +183,9 @@ def _tokeniser_folder(found: _Found) -> Path | None:
 
 
 def _repository(name: str, found: _Found) -> Repository:
-    same = found.repository is not None and found.repository.name == name
-    return found.repository if same else Repository(name)
+    if found.repository is not None and found.repository.name == name:
+        return found.repository
+    return Repository(name)
 
 
 def _unpinned(what: str, name: str) -> str:
