@@ -92,14 +92,20 @@ class Recorded(torch.nn.Module):
 
 @pytest.fixture
 def without_weights(monkeypatch, tmp_path):
+    """Everything but open_clip's own decisions is left out."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not looked at")
     for name in ("CLIP", "CustomTextCLIP", "CoCa"):
         monkeypatch.setattr(factory, name, Recorded)
-    monkeypatch.setattr(factory, "download_pretrained", lambda *args, **kwargs: "fetched")
     monkeypatch.setattr(factory, "load_checkpoint", lambda *args, **kwargs: None)
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *args, **kwargs: None)
-    monkeypatch.setattr(module, "_hub_answers", lambda: True)
-    (tmp_path / "weights.safetensors").write_bytes(b"not looked at")
-    return str(tmp_path / "weights.safetensors")
+    monkeypatch.setattr(module, "_text_tower", lambda found: {})
+    monkeypatch.setattr(module, "_tokeniser_folder", lambda found: None)
+    monkeypatch.setattr(module, "_tokeniser", lambda found, folder: None)
+    fetched = tmp_path / "fetched.safetensors"
+    fetched.write_bytes(b"neither")
+    repository = SimpleNamespace(first=lambda filenames: fetched)
+    monkeypatch.setattr(module, "Repository", lambda name: repository)
+    return str(path)
 
 
 def loaded(model_name, pretrained):
