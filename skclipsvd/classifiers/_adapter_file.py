@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ..caching.files import replacing
+from ..validation import check_parameters
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
@@ -76,17 +77,18 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         "fitted": plain,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = save(arrays, metadata={_KEY: json.dumps(header)})
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
+        temporary.write_bytes(content)
 
 
 def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
+        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
+        content = path.read_bytes()
+        arrays = {name: array.copy() for name, array in load(content).items()}
+        header = json.loads(_metadata(content).get(_KEY, "null"))
     except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
     if not isinstance(header, dict):
@@ -106,6 +108,12 @@ def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
         ) from error
 
 
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read what a safetensors file says beside its arrays, once it is known to be one."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + n_bytes]).get("__metadata__", {})
+
+
 def _rebuild(
     header: Mapping[str, Any],
     arrays: Mapping[str, NDArray],
@@ -115,7 +123,7 @@ def _rebuild(
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]
     estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
-    estimator._validate_params()
+    check_parameters(estimator)
     fitted: dict[str, Any] = {}
     for name, value in header["fitted"].items():
         fitted[name] = _SCALARS[_declared(kind, name).kind](value)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..caching.files import stamp
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
+from .randomness import seeded
 from .tags import (
     Source,
     clean_name,
@@ -339,6 +340,7 @@ def _holds_weights(found: _Found) -> bool:
 
 def _checkpoint_in(folder: Path) -> str | None:
     with quiet():
+        # Private: only open_clip knows which of a folder's files it will load.
         return factory._find_checkpoint_in_dir(folder)
 
 
@@ -496,9 +498,6 @@ def _ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _fixed_seed() -> Iterator[None]:
+def _fixed_seed() -> contextlib.AbstractContextManager[None]:
     """Draw initial weights from a fixed seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        yield
+    return seeded(_RANDOM_SEED, torch.device("cpu"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..adaptation import Adaptation, install
+from ..caching.memory import explained_out_of_memory
 from .callbacks import FitMonitor
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
-from .memory_estimate import check_capacity, explained_out_of_memory
+from .memory_estimate import ADVICE, check_capacity
 from .task import Recipe, Task, steps_per_epoch
 
 _FINAL_LR = 1e-6
@@ -74,13 +74,13 @@ def train(
     )
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)
     losses: list[float] = []
+    seed = rng.randint(np.iinfo(np.int32).max)
     with (
-        _own_randomness(task.backbone.device, rng),
-        explained_out_of_memory(task.backbone.device),
+        explained_out_of_memory(ADVICE),
         _progress(recipe) as bar,
     ):
         model = install(task.backbone.skeleton(), adaptation)
-        encoders = Encoders(model, task, adaptation, recipe)
+        encoders = Encoders(model, task, adaptation, recipe, seed)
         if stopping is not None:
             stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
         if recipe.n_steps:
@@ -123,16 +123,12 @@ def _epochs(
         yield (order[start : start + recipe.batch_size] for start in starts)
 
 
-@contextmanager
-def _own_randomness(device: torch.device, rng: np.random.RandomState) -> Iterator[None]:
-    """Let `rng` decide what torch draws (dropout), and leave the caller's generators alone."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(rng.randint(np.iinfo(np.int32).max))
-        yield
+class _Progress(tqdm):
+    monitor_interval = 0  # else even a disabled bar starts a thread that stays
 
 
 def _progress(recipe: Recipe) -> tqdm:
-    return tqdm(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
+    return _Progress(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
 
 
 def _finite(loss: Tensor, step: int, recipe: Recipe) -> float:

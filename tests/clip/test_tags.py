@@ -98,12 +98,13 @@ def without_weights(monkeypatch, tmp_path):
     for name in ("CLIP", "CustomTextCLIP", "CoCa"):
         monkeypatch.setattr(factory, name, Recorded)
     monkeypatch.setattr(factory, "load_checkpoint", lambda *args, **kwargs: None)
-    monkeypatch.setattr(module, "_text_tower", lambda found: {})
-    monkeypatch.setattr(module, "_tokeniser_folder", lambda found: None)
-    monkeypatch.setattr(module, "_tokeniser", lambda found, folder: None)
+    for name in ("check_transformers_config", "check_names_no_code", "HFTokenizer"):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
+    pytest.importorskip("transformers")
     fetched = tmp_path / "fetched.safetensors"
     fetched.write_bytes(b"neither")
-    repository = SimpleNamespace(first=lambda filenames: fetched)
+    repository = SimpleNamespace(**dict.fromkeys(("file", "find", "first"), lambda names: fetched))
     monkeypatch.setattr(module, "Repository", lambda name: repository)
     return str(path)
 
