@@ -262,11 +262,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if state is None:
             return self._started(backbone, targets, rng)
         self._check_resumable(state)
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                "warm_start=True, but the weights are not those of the last fit. Use the same "
-                "model_name and pretrained, or warm_start=False."
-            )
+        try:
+            self._check_backbone(backbone)
+        except ValueError as error:
+            raise ValueError(f"warm_start=True, but {error} Or use warm_start=False.") from None
         if {target.name for target in targets} != _owners(state):
             raise ValueError(
                 "warm_start=True, but towers, matrices or layers choose other matrices than those "
@@ -307,6 +306,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
+            "backbone_config_": dict(backbone.config),
         }
 
     def _check_finite(
@@ -327,8 +327,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 "precision='fp32'. The estimator is as it was before."
             )
 
+    def _learnt(self) -> Mapping[str, NDArray]:
+        return getattr(self, self._state_attribute)
+
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
-        state = getattr(self, self._state_attribute)
+        state = self._learnt()
 
         def restored() -> Adaptation:
             owners = _owners(state)

@@ -54,6 +54,9 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     Examples
     --------
@@ -128,6 +131,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,
                 "backbone_fingerprint_": backbone.fingerprint,
+                "backbone_config_": dict(backbone.config),
             }
         )
         return self

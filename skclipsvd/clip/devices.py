@@ -24,12 +24,14 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        reason = "it holds shapes, no numbers" if chosen.type == "meta" else ""
         torch.empty(0, device=chosen)
+    except NotImplementedError:  # torch's own words are a list of its kernels
+        reason = f"this machine, or this build of torch, has no {chosen.type!r} device"
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or "
-            "'cpu'."
-        ) from error
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise ValueError(f"device={device!r} cannot be used here ({reason}); use 'auto' or 'cpu'.")
     return chosen
 
 
