@@ -42,8 +42,9 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         Which matrices of each block to adapt.
     epochs, max_steps : see `CLIPSVDClassifier`
         How long to train.
-    lr : float, default=2e-4
-        Learning rate of AdamW; falls to 1e-6 along a cosine.
+    lr : float or "auto", default="auto"
+        Learning rate of AdamW; falls to 1e-6 along a cosine. ``"auto"``
+        follows the rule of `CLIPSVDClassifier`, divided by how far a change of ``B`` reaches.
     weight_decay : float, default=0.01
         Decoupled decay of ``A`` and ``B`` towards zero.
     batch_size, micro_batch_size, checkpointing, augment : see `CLIPSVDClassifier`
@@ -62,8 +63,10 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
     factors_ : dict of str to float32 ndarray
         By matrix and factor: ``"image.11.v/a"`` of shape (rank, in) and ``"image.11.v/b"`` of
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
-    text_features_, logit_scale_, logit_bias_, loss_curve_, n_iter_ : see `CLIPSVDClassifier`
+    text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
+        How it went.
     validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
     n_parameters_tuned_, n_parameters_, backbone_fingerprint_ : see `CLIPSVDClassifier`
@@ -110,9 +113,9 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         towers=("image", "text"),
         matrices=("q", "k", "v"),
         layers="all",
-        epochs=20,
+        epochs="auto",
         max_steps=None,
-        lr=2e-4,
+        lr="auto",
         weight_decay=0.01,
         batch_size=32,
         micro_batch_size=None,

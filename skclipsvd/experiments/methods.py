@@ -29,7 +29,6 @@ from ..classifiers import (
 )
 from ..encoder import CLIPEncoder
 from ..linear import CosineClassifier
-from ..training import steps_per_epoch
 
 # Inverse regularisation of the linear probe. One number for everything, as the other methods have:
 # the 0.316 of OpenAI's published probe on embeddings of length about 10, which is 31.6 on these, of
@@ -106,10 +105,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         -------
         self : TwoStageClassifier
         """
-        budget = self.classifier.max_steps
-        if budget is None:
-            per_epoch = steps_per_epoch(len(y), self.classifier.batch_size)
-            budget = self.classifier.epochs * per_epoch
+        budget = self.classifier.n_steps_for(len(y))
         first = round(self.share * budget)
         adapted = clone(self.classifier).set_params(max_steps=first).fit(X, y)
         head = CosineClassifier(
