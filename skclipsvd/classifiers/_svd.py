@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..adaptation import Adaptation, SpectralAdaptation, Target
 from ..adaptation.factors import decompose
-from ..clip import Backbone
+from ..adaptation.targets import Layers
+from ..clip import Backbone, ClassNames
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
@@ -45,16 +47,15 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Which blocks to adapt: all, a third of each tower (``"top"`` is nearest to the output), or
         indices from the input; negative ones count from the output.
     epochs : int or "auto", default="auto"
-        Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 40
-        steps, or 5 passes where those are more.
+        Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 20
+        passes, but no fewer than 40 steps and no more than 200, unless 5 passes are more.
     max_steps : int, optional
         Optimisation steps; overrides `epochs`.
     lr : float or "auto", default="auto"
         Learning rate of AdamW on the singular values; falls to 1e-6 along a cosine. ``"auto"``
-        makes the rate times the steps 1.2 for one image per class and 2.4 for 16 (growing with
-        their fourth root), and no rate above 0.1: what a study on several backbones and data sets
-        chose. The published rate for OpenAI's ViT-B/16 is 5e-4, with 200 steps per image of a
-        class.
+        is 0.03 for one image per class and 0.06 for 16 and more, growing with their fourth root;
+        but the rate times the steps is 6 at most. A study on several backbones and data sets chose
+        that. The published rate for OpenAI's ViT-B/16 is 5e-4, with 200 steps per shot.
     weight_decay : float, default=0.01
         Decoupled decay of the singular values towards zero.
     batch_size : int, default=32
@@ -149,41 +150,43 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     __module__ = "skclipsvd.classifiers"
 
     _parameter_constraints: dict = TUNING_CONSTRAINTS
+    singular_values_: dict[str, NDArray[np.float32]]
+
     _state_attribute = "singular_values_"
     _saved = {**TrainedCLIPClassifier._saved, "singular_values_": Saved("arrays")}
 
     def __init__(
         self,
-        model_name="ViT-B-16",
-        pretrained="openai",
+        model_name: str = "ViT-B-16",
+        pretrained: str | None = "openai",
         *,
-        templates="a photo of a {}.",
-        class_names=None,
-        logit_scale=None,
-        towers=("image", "text"),
-        matrices=("q", "k", "v", "o", "mlp"),
-        layers="all",
-        epochs="auto",
-        max_steps=None,
-        lr="auto",
-        weight_decay=0.01,
-        batch_size=32,
-        micro_batch_size=None,
-        checkpointing=False,
-        augment=True,
-        label_smoothing=0.0,
-        class_weight=None,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        tol=1e-4,
-        warm_start=False,
-        precision="auto",
-        device="auto",
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
+        templates: str | Sequence[str] = "a photo of a {}.",
+        class_names: ClassNames | None = None,
+        logit_scale: float | None = None,
+        towers: Sequence[str] = ("image", "text"),
+        matrices: Sequence[str] = ("q", "k", "v", "o", "mlp"),
+        layers: Layers = "all",
+        epochs: int | Literal["auto"] = "auto",
+        max_steps: int | None = None,
+        lr: float | Literal["auto"] = "auto",
+        weight_decay: float = 0.01,
+        batch_size: int = 32,
+        micro_batch_size: int | None = None,
+        checkpointing: bool = False,
+        augment: bool = True,
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        precision: str = "auto",
+        device: str = "auto",
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.templates = templates

@@ -1,20 +1,25 @@
-"""How long to train, how fast and how far: what a fit takes that is told nothing.
+"""How long and how fast to train: what a fit takes that is told nothing.
 
 The numbers come from ``benchmarks/defaults.py``; docs/defaults.md shows the study. AdamW moves a
-number by about the learning rate in every step, whatever its gradient: ``lr x steps`` is what
-bounds how far singular values travel, and accuracy depends on it more than on either.
+number by about the learning rate in every step, whatever its gradient: ``lr x steps`` bounds how
+far singular values travel. Too short a way leaves CLIP as it is, and too high a rate loses what it
+knew; between them lies a wide range.
 """
 
 from __future__ import annotations
 
 from .task import steps_per_epoch
 
-# Fewer are possible at a higher rate, but the range of rates that work narrows.
+# What 40 images take in 20 passes, as batches of 32; fewer images need as many.
 _STEPS_AT_LEAST = 40
+_EPOCHS = 20
+# Many images are passed fewer times.
+_STEPS_IN_GENERAL = 200
 _EPOCHS_AT_LEAST = 5
-# `lr x steps` for one image per class, and how it grows with their number.
-_TRAVEL, _GROWTH = 1.2, 0.25
-_LR_AT_MOST = 0.1
+# The rate for one image per class, and how it grows with their number, up to 16.
+_LR, _GROWTH, _SHOTS_AT_MOST = 0.03, 0.25, 16
+# Of `lr x steps`.
+_TRAVEL_AT_MOST = 6.0
 
 
 def automatic_steps(n_images: int, batch_size: int) -> int:
@@ -29,7 +34,9 @@ def automatic_steps(n_images: int, batch_size: int) -> int:
     -------
     n_steps : int
     """
-    return max(_STEPS_AT_LEAST, _EPOCHS_AT_LEAST * steps_per_epoch(n_images, batch_size))
+    per_epoch = steps_per_epoch(n_images, batch_size)
+    usual = min(_EPOCHS * per_epoch, _STEPS_IN_GENERAL)
+    return max(_STEPS_AT_LEAST, usual, _EPOCHS_AT_LEAST * per_epoch)
 
 
 def automatic_lr(n_steps: int, shots: float, reach: float) -> float:
@@ -48,5 +55,5 @@ def automatic_lr(n_steps: int, shots: float, reach: float) -> float:
     -------
     lr : float
     """
-    travel = _TRAVEL * shots**_GROWTH
-    return min(travel / max(n_steps, 1), _LR_AT_MOST) / reach
+    lr = _LR * min(max(shots, 1.0), _SHOTS_AT_MOST) ** _GROWTH
+    return min(lr, _TRAVEL_AT_MOST / max(n_steps, 1)) / reach
