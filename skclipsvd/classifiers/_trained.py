@@ -34,6 +34,8 @@ from ..training import (
     FitMonitor,
     Recipe,
     Task,
+    automatic_lr,
+    automatic_steps,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -50,9 +52,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int
+    epochs: int | Literal["auto"]
     max_steps: int | None
-    lr: float
+    lr: float | Literal["auto"]
     weight_decay: float
     micro_batch_size: int | None
     checkpointing: bool
@@ -68,6 +70,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     verbose: int
 
     loss_curve_: NDArray[np.float32]
+    lr_: float
+    n_steps_: int
     n_iter_: int
     n_parameters_tuned_: int
     validation_scores_: NDArray[np.float64]
@@ -78,6 +82,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         **BaseCLIPClassifier._saved,
         "loss_curve_": Saved("array"),
         "n_iter_": Saved("number"),
+        # Optional: files of 0.1.0 do not hold them.
+        "lr_": Saved("number", optional=True),
+        "n_steps_": Saved("number", optional=True),
         "n_parameters_tuned_": Saved("number"),
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
@@ -150,10 +157,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), backbone)
+        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
 
         def attributes() -> dict[str, Any]:
-            return self._fitted_attributes(backbone, adaptation, classes, task)
+            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
             self,
@@ -276,15 +284,37 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
-        steps = self.max_steps
-        if steps is None:
-            steps = self.epochs * steps_per_epoch(n_images, self.batch_size)
+    def n_steps_for(self, n_images: int) -> int:
+        """Count the steps that a fit takes, without fitting.
+
+        Parameters
+        ----------
+        n_images : int
+            Images to train on, without those kept for validation.
+
+        Returns
+        -------
+        n_steps : int
+            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to.
+        """
+        if self.max_steps is not None:
+            return int(self.max_steps)
+        if self.epochs == "auto":
+            return automatic_steps(n_images, self.batch_size)
+        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
+
+    def _recipe(
+        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
+    ) -> Recipe:
+        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+        lr = self.lr
+        if lr == "auto":
+            lr = automatic_lr(n_steps, shots, adaptation.reach)
         return Recipe(
-            n_steps=int(steps),
+            n_steps=n_steps,
             batch_size=int(self.batch_size),
             micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(self.lr),
+            lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
             dtype=choose_dtype(self.precision, backbone.device),
@@ -323,7 +353,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if not all(np.isfinite(array).all() for array in numbers):
             raise FloatingPointError(
                 "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it is {self.lr}) or weight_decay ({self.weight_decay}), or use "
+                f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
                 "precision='fp32'. The estimator is as it was before."
             )
 

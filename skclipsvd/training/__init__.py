@@ -1,5 +1,6 @@
 """The one loop, and the training forms of both towers."""
 
+from .automatic import automatic_lr, automatic_steps
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
@@ -13,6 +14,8 @@ __all__ = [
     "FitMonitor",
     "Recipe",
     "Task",
+    "automatic_lr",
+    "automatic_steps",
     "learning_rate",
     "steps_per_epoch",
     "train",

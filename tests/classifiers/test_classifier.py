@@ -54,6 +54,8 @@ def test_fitted_state_is_numpy_and_str_only(fitted):
         "logit_scale_",
         "logit_bias_",
         "loss_curve_",
+        "lr_",
+        "n_steps_",
         "n_iter_",
         "n_parameters_tuned_",
         "n_parameters_",
