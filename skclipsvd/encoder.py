@@ -15,6 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from .caching.memory import explained_out_of_memory
 from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
 from .clip import Backbone
 from .images import Images, as_items, check_exist
@@ -93,6 +94,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.n_jobs = n_jobs
 
     @fit_context(prefer_skip_nested_validation=False)
+    @explained_out_of_memory()
     def fit(self, X: Images, y: Any = None) -> Self:
         """Check the images' container and load the model; nothing is learnt.
 
@@ -121,6 +123,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.backbone_fingerprint_ = backbone.fingerprint
         return self
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.
 

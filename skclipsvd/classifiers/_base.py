@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from ..caching.memory import explained_out_of_memory
 from ..clip import (
     Backbone,
     ClassNames,
@@ -151,6 +152,7 @@ class BaseCLIPClassifier(
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
@@ -167,6 +169,7 @@ class BaseCLIPClassifier(
         items, backbone, model = self._ready(X)
         return self._embed(model, backbone, items)
 
+    @explained_out_of_memory()
     def with_classes(
         self,
         classes: Sequence[str] | Mapping[Any, str | Sequence[str]],
@@ -222,6 +225,7 @@ class BaseCLIPClassifier(
         )
         return other
 
+    @explained_out_of_memory()
     def merged_model(self) -> nn.Module:
         """Build a plain open_clip model with the adapted weights, to deploy without this package.
 
@@ -303,6 +307,7 @@ class BaseCLIPClassifier(
         with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
             return encode_exactly(model, prompts).cpu().numpy()
 
+    @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
         items, backbone, model = self._ready(X)
         text_features = torch.from_numpy(self.text_features_).to(backbone.device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..caching.memory import is_out_of_memory
+
 
 def choose_device(device: str) -> torch.device:
     """Resolve the parameter `device`.
@@ -26,6 +28,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or "
             "'cpu'."
