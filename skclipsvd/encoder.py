@@ -15,6 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from .caching.memory import explained_out_of_memory
 from .classifiers import (
     MODEL_CONSTRAINTS,
     BaseCLIPClassifier,
@@ -104,6 +105,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.n_jobs = n_jobs
 
     @fit_context(prefer_skip_nested_validation=False)
+    @explained_out_of_memory()
     def fit(self, X: Images, y: Any = None) -> Self:
         """Check the images' container and load the model; nothing is learnt.
 
@@ -134,6 +136,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.adapter_fingerprint_ = self._adapter_fingerprint()
         return self
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.
 

@@ -19,7 +19,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..caching.files import cache_dir, replacing
-from ..caching.memory import explained_out_of_memory
 from ..caching.process import FACTORS
 from ..clip import Backbone
 from .targets import Target
@@ -82,11 +81,10 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
         key = (backbone.fingerprint, device, target.name)
         return FACTORS.get_or_make(key, lambda: make(target))
 
-    with explained_out_of_memory():
-        if factors_in_memory(backbone, [target.name for target in targets]):
-            factors = {target.name: get(target) for target in targets}
-        else:
-            factors = _all_at_once(get, targets)
+    if factors_in_memory(backbone, [target.name for target in targets]):
+        factors = {target.name: get(target) for target in targets}
+    else:
+        factors = _all_at_once(get, targets)
     _prune(folder.parent, keep=folder)
     return factors
 

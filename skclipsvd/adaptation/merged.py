@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ..caching.memory import explained_out_of_memory
 from ..caching.process import MERGED
 from ..clip import Backbone
 from .base import Adaptation
@@ -43,8 +42,7 @@ def merged_once(
         return model, replaced
 
     key = (backbone.identity, str(backbone.device), state_digest(state))
-    with explained_out_of_memory():
-        return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))
+    return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))
 
 
 def state_digest(state: Mapping[str, NDArray]) -> str:

@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from torch import Tensor, nn
 
 from ..adaptation import state_digest
+from ..caching.memory import explained_out_of_memory
 from ..clip import (
     Backbone,
     ClassNames,
@@ -198,6 +199,7 @@ class BaseCLIPClassifier(
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
@@ -214,6 +216,7 @@ class BaseCLIPClassifier(
         items, backbone, model = self._ready(X)
         return self._embed(model, backbone, items)
 
+    @explained_out_of_memory()
     def with_classes(
         self,
         classes: Sequence[str] | Mapping[Any, str | Sequence[str]],
@@ -269,6 +272,7 @@ class BaseCLIPClassifier(
         )
         return other
 
+    @explained_out_of_memory()
     def merged_model(self) -> nn.Module:
         """Build a plain open_clip model with the adapted weights, to deploy without this package.
 
@@ -354,6 +358,7 @@ class BaseCLIPClassifier(
         with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
             return encode_exactly(model, prompts).cpu().numpy()
 
+    @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
         items, backbone, model = self._ready(X)
         text_features = torch.from_numpy(self.text_features_).to(backbone.device)

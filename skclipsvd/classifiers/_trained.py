@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, autocast, choose_dtype, unit_image_features
 from ..images import (
     Decoded,
@@ -104,6 +105,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(
         self,
         X: Images,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from torch import nn
 
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
 from ..validation import fit_context
@@ -97,6 +98,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.n_jobs = n_jobs
 
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(self, X: Images | None, y: ArrayLike) -> Self:
         """Learn which classes there are.
 
