@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
 from .images import as_items, check_exist
+from .progress import shown
 
 
 class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -41,6 +42,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -76,6 +79,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         precision="auto",
         device="auto",
         n_jobs=None,
+        verbose=0,
     ):
         self.model_name = model_name
         self.pretrained = pretrained
@@ -84,6 +88,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
@@ -108,7 +113,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             Weights that cannot be had.
         """
         as_items(X)
-        backbone, model = self._model()
+        with shown(self.verbose):
+            backbone, model = self._model()
         black = np.zeros((2, 2, 3), dtype=np.uint8)
         self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
         self.backbone_fingerprint_ = backbone.fingerprint
@@ -130,8 +136,9 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         check_is_fitted(self)
         items = as_items(X)
         check_exist(items)
-        backbone, model = self._model()
-        return self._embed(model, backbone, items)
+        with shown(self.verbose):
+            backbone, model = self._model()
+            return self._embed(model, backbone, items)
 
     @property
     def _n_features_out(self) -> int:

@@ -52,8 +52,10 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         The loss.
     early_stopping, validation_fraction, n_iter_no_change, tol : see `CLIPSVDClassifier`
         When to stop.
-    warm_start, precision, device, n_jobs, random_state, verbose : see `CLIPSVDClassifier`
+    warm_start, precision, device, n_jobs, random_state : see `CLIPSVDClassifier`
         How to run. `random_state` draws ``A`` and the dropout, too.
+    checkpoint_dir, verbose : see `CLIPSVDClassifier`
+        What is written and said on the way.
 
     Attributes
     ----------
@@ -129,6 +131,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         device="auto",
         n_jobs=None,
         random_state=None,
+        checkpoint_dir=None,
         verbose=0,
     ):
         self.model_name = model_name
@@ -161,6 +164,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def _started(

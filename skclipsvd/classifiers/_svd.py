@@ -91,8 +91,15 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Threads that read and decode images. By default as many as torch computes with.
     random_state : int, RandomState instance or None, default=None
         Order of the images and random crops. An int makes `fit` repeatable.
+    checkpoint_dir : str or path-like, optional
+        Folder where `fit` leaves a checkpoint every half minute, so that the same call goes on
+        after an interrupt, a kill or a crash, and ends with the same bits. The file is named by
+        parameters, images and weights: any number of fits may share the folder. It is removed when
+        the fit is done.
     verbose : int, default=0
-        Whether to show a progress bar, and first how much memory a step will take.
+        0 says nothing. 1 says what goes on in lines and bars, in `fit` and in predictions. 2 says
+        more: every epoch, every checkpoint. The lines are records of the logger ``skclipsvd`` and
+        are left to your handlers where you have configured logging.
 
     Attributes
     ----------
@@ -174,6 +181,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         device="auto",
         n_jobs=None,
         random_state=None,
+        checkpoint_dir=None,
         verbose=0,
     ):
         self.model_name = model_name
@@ -203,6 +211,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def _started(

@@ -7,6 +7,7 @@ from typing import Self
 from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 
+from ..progress import shown
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
 
@@ -34,6 +35,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -77,6 +80,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         precision="auto",
         device="auto",
         n_jobs=None,
+        verbose=0,
     ):
         self.model_name = model_name
         self.pretrained = pretrained
@@ -87,6 +91,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike | None, y: ArrayLike) -> Self:
@@ -113,7 +118,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         """
         y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(y)
-        backbone = self._load_backbone()
+        with shown(self.verbose):
+            backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
         self._replace_fitted(
             {

@@ -15,8 +15,9 @@ from open_clip.transformer import (
 from torch import nn
 
 from ..caching.process import BACKBONES
+from ..progress import note, phase
 from .skeleton import structural_copy
-from .weights import build_model, source_of
+from .weights import build_model, source_of, where_weights_are
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +96,21 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
         The weights are not here and cannot be had.
     """
     source = source_of(model_name, pretrained)
+    if (source, str(device)) in BACKBONES:
+        note("model %s: in memory", model_name)
 
     def make_on_cpu() -> tuple[Backbone, int]:
-        model, tokenize = build_model(model_name, pretrained)
-        model.eval().requires_grad_(False)
-        backbone = Backbone(
-            model=model,
-            tokenize=tokenize,
-            preprocess=PreprocessCfg(**model.visual.preprocess_cfg),
-            fingerprint=fingerprint(model),
-            device=torch.device("cpu"),
-        )
+        where = where_weights_are(model_name, pretrained)
+        with phase(f"loading model {model_name} ({where})"):
+            model, tokenize = build_model(model_name, pretrained)
+            model.eval().requires_grad_(False)
+            backbone = Backbone(
+                model=model,
+                tokenize=tokenize,
+                preprocess=PreprocessCfg(**model.visual.preprocess_cfg),
+                fingerprint=fingerprint(model),
+                device=torch.device("cpu"),
+            )
         return backbone, _nbytes(model)
 
     on_cpu = BACKBONES.get_or_make((source, "cpu"), make_on_cpu)
@@ -113,7 +118,8 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
         return on_cpu
 
     def make_on_device() -> tuple[Backbone, int]:
-        model = copy.deepcopy(on_cpu.model).to(device)
+        with phase(f"copying model {model_name} to {device}"):
+            model = copy.deepcopy(on_cpu.model).to(device)
         copied = Backbone(model, on_cpu.tokenize, on_cpu.preprocess, on_cpu.fingerprint, device)
         return copied, _nbytes(model)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..images import Item, iterate, normalise
+from ..progress import Bar
 from .devices import autocast
 
 # Matrix products take another path for a few rows than for many, and round differently. Whole
@@ -58,16 +59,18 @@ def embed(
     # the allocator from giving any of those back.
     kept = None
     done = 0
-    for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
-        n = len(batch)
-        padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
-        with torch.inference_mode():
-            with autocast(device, dtype):
-                pixels = normalise(torch.cat([batch, padding]), preprocess, device)
-                features = unit_image_features(model, pixels)
-            answers = head(features)[:n].cpu().numpy()
-        if kept is None:
-            kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
-        kept[done : done + n] = answers
-        done += n
+    with Bar("embedding", len(items), "image", keep=True) as bar:
+        for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
+            n = len(batch)
+            padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
+            with torch.inference_mode():
+                with autocast(device, dtype):
+                    pixels = normalise(torch.cat([batch, padding]), preprocess, device)
+                    features = unit_image_features(model, pixels)
+                answers = head(features)[:n].cpu().numpy()
+            if kept is None:
+                kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
+            kept[done : done + n] = answers
+            done += n
+            bar.advance(n)
     return kept

@@ -91,6 +91,33 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     return (model_name, pretrained)
 
 
+def where_weights_are(model_name: str, pretrained: str | None) -> str:
+    """Say in a few words where `build_model` will find the weights, without looking at them.
+
+    Parameters
+    ----------
+    model_name, pretrained
+        As for `load_backbone`.
+
+    Returns
+    -------
+    where : str
+        Such as ``"weights 'openai', on disk"``.
+    """
+    if model_name == "tiny":
+        return "weights on disk"
+    schema, identifier = factory.parse_model_name(model_name)
+    if pretrained is None and not _carries_weights(schema, identifier):
+        return "random weights"
+    if schema == "local-dir" or (schema is None and os.path.isfile(pretrained or "")):
+        return "weights on disk"
+    name = f"weights {pretrained!r}" if schema is None else "weights"
+    repository, filename = _hub_location(model_name, pretrained)
+    if repository is None:
+        return name  # of a server of its own: open_clip looks in its own cache first
+    return f"{name}, {'on disk' if _is_cached(repository, filename) else 'to be downloaded'}"
+
+
 def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":

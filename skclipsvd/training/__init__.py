@@ -1,18 +1,23 @@
 """The one loop, and the training forms of both towers."""
 
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
+from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
 from .loop import learning_rate, train
+from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
 __all__ = [
     "CallbackSupportMixin",
+    "Checkpoint",
     "EarlyStopping",
     "Encoders",
     "FitMonitor",
     "Recipe",
     "Task",
+    "TrainingState",
+    "checked_folder",
     "learning_rate",
     "steps_per_epoch",
     "train",
