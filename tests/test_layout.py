@@ -22,16 +22,18 @@ ROOT = Path(__file__).parents[1]
 
 # From top to bottom. Modules of one layer do not import each other.
 LAYERS = [
+    {"__main__"},
+    {"commands"},
     {"experiments"},
     {"__init__", "demo"},
-    {"inspection", "persistence", "encoder"},
+    {"inspection", "persistence", "predictions", "encoder"},
     {"classifiers"},
     {"training"},
     {"adaptation"},
     {"clip", "datasets"},
     {"images"},
     {"caching", "linear", "model_selection"},
-    {"exceptions", "frames", "progress", "_version"},
+    {"exceptions", "frames", "progress", "validation", "_version"},
 ]
 # What an import inside a function may wait for: extras, and modules of one operating system. An
 # import that waits for anything else hides a circle, or makes the first call slow by surprise.

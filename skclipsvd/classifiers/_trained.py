@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
-from ..adaptation.targets import MATRICES, TOWERS
+from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
 from ..exceptions import UnchangedPredictionsWarning
 from ..images import (
     Decoded,
+    Images,
     as_items,
     augment,
     check_exist,
@@ -46,6 +47,7 @@ from ..training import (
     train,
     with_callbacks,
 )
+from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
@@ -57,6 +59,32 @@ _CALLER = 4 if hasattr(CallbackSupportMixin, "set_callbacks") else 3
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     """Base of the classifiers that train a few numbers of both towers."""
+
+    towers: Sequence[str]
+    matrices: Sequence[str]
+    layers: Layers
+    epochs: int
+    max_steps: int | None
+    lr: float
+    weight_decay: float
+    micro_batch_size: int | None
+    checkpointing: bool
+    augment: bool
+    label_smoothing: float
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    warm_start: bool
+    random_state: int | np.random.RandomState | None
+    checkpoint_dir: str | os.PathLike[str] | None
+
+    loss_curve_: NDArray[np.float32]
+    n_iter_: int
+    n_parameters_tuned_: int
+    validation_scores_: NDArray[np.float64]
+    best_validation_score_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -81,14 +109,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X: ArrayLike,
+        X: Images,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: ArrayLike | None = None,
+        X_val: Images | None = None,
         y_val: ArrayLike | None = None,
     ) -> Self:
         """Adapt CLIP to a few labelled images.
@@ -187,6 +215,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted.update(n_iter_=len(state.losses))
             if stopping is not None:
                 fitted["validation_scores_"] = np.array(stopping.scores)
+                assert stopping.best is not None  # the start counts as an epoch
                 fitted["best_validation_score_"] = float(stopping.best[0])
             self._check_finite(fitted, backbone, adaptation)
         unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
@@ -232,7 +261,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         self,
         given: TrainingSet,
         classes: NDArray,
-        X_val: ArrayLike | None,
+        X_val: Images | None,
         y_val: ArrayLike | None,
     ) -> TrainingSet | None:
         """Check what to validate on, whether it was passed, will be cut off, or is not wanted."""
@@ -387,8 +416,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         recipe: Recipe,
     ) -> str | None:
         """Say in words that every training image is predicted as before; None where one is not."""
-        chooses = stopping is not None and stopping.patience is not None
-        if task.fixed_pixels and not chooses and state.seen.changed_on_the_way():
+        keeps_best = stopping is not None and stopping.patience is not None
+        if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
             return None
         backbone = task.backbone
         is_warm = self.warm_start and hasattr(self, self._state_attribute)
@@ -402,7 +431,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if not found.n_wrong:
             note("no prediction changed: the training images looked at were all right before")
             return None
-        if chooses and stopping.kept_the_start:
+        if stopping is not None and keeps_best and stopping.kept_the_start:
             advice = (
                 "early_stopping kept the start, because no epoch was better on the validation "
                 f"part: change lr (it is {recipe.lr:.3g}), or validate on more images"

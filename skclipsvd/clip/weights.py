@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -22,10 +22,13 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
+from .towers import CLIPModel
+
+Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -118,7 +121,7 @@ def where_weights_are(model_name: str, pretrained: str | None) -> str:
     return f"{name}, {'on disk' if _is_cached(repository, filename) else 'to be downloaded'}"
 
 
-def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
+def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":
         return _build_tiny()
@@ -306,8 +309,8 @@ def _hub_location(model_name: str, pretrained: str | None) -> tuple[str | None, 
 def _is_cached(repository: str, filename: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    names = (filename,) if filename else names
+    usual = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    names = (filename,) if filename else usual
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 

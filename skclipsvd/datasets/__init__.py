@@ -2,13 +2,14 @@
 
 from ._digits import load_handwritten_digits
 from ._folder import load_folder
-from .base import Dataset, SkippedFilesWarning, Split
+from .base import Dataset, SkippedFilesWarning, Split, list_images
 from .published import load
 
 __all__ = [
     "Dataset",
     "SkippedFilesWarning",
     "Split",
+    "list_images",
     "load",
     "load_folder",
     "load_handwritten_digits",

@@ -7,15 +7,18 @@ from .decoding import (
     content_digest,
     decode_all,
     decoding_threads,
+    find_unreadable,
     identity,
     iterate,
     stack_views,
 )
-from .items import Item, Name, as_items
+from .items import ImageLike, Images, Item, Name, as_items
 from .preprocessing import normalise, size_of
 
 __all__ = [
     "Decoded",
+    "ImageLike",
+    "Images",
     "Item",
     "Name",
     "as_items",
@@ -24,6 +27,7 @@ __all__ = [
     "content_digest",
     "decode_all",
     "decoding_threads",
+    "find_unreadable",
     "identity",
     "iterate",
     "normalise",

@@ -70,7 +70,9 @@ class TrainingState:
 
     def snapshot(self) -> Snapshot:
         """Return all of it, at least one step taken."""
-        tensors = {f"number/{i}": number for i, number in enumerate(self.numbers)}
+        tensors: dict[str, Tensor] = {
+            f"number/{i}": number for i, number in enumerate(self.numbers)
+        }
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors.update({f"optimiser/{i}/{name}": value for name, value in moments.items()})
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
