@@ -27,7 +27,7 @@ CASES = {
     "within an epoch": (CLIPSVDClassifier, dict(max_steps=8)),
     "crops": (CLIPSVDClassifier, dict(max_steps=8, augment=True)),
     "micro-batches": (CLIPSVDClassifier, dict(max_steps=5, micro_batch_size=3)),
-    "frozen blocks": (CLIPSVDClassifier, dict(max_steps=8, layers="top")),
+    "frozen blocks": (CLIPSVDClassifier, dict(max_steps=8, layers="top", batch_size=19)),
     "one tower": (CLIPSVDClassifier, dict(max_steps=5, towers=["text"])),
     "early stopping": (
         CLIPSVDClassifier,
