@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapted.fit(paths[train], labels[train])
     predicted = adapted.predict(paths[test])
     print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")
-    _report(adapted, time.perf_counter() - started)
-    _draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
+    report(adapted, time.perf_counter() - started)
+    draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
     print(f"some test images with predicted and true labels: {options.output}")
 
 
-def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
+def report(clf: CLIPSVDClassifier, seconds: float) -> None:
+    """Print how many numbers were tuned, in how long, and what a saved classifier takes."""
     file = io.BytesIO()
     joblib.dump(clf, file)
     print(
@@ -55,7 +56,7 @@ def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
     print(f"saved classifier: {len(file.getvalue()) / 1024:.0f} KiB")
 
 
-def _draw_sheet(
+def draw_sheet(
     paths: NDArray,
     labels: NDArray,
     predicted: NDArray,

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..caching.files import replacing
+from ..validation import check_parameters
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
@@ -114,7 +115,7 @@ def _rebuild(
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]
     estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
-    estimator._validate_params()
+    check_parameters(estimator)
     fitted: dict[str, Any] = {}
     for name, value in header["fitted"].items():
         fitted[name] = _SCALARS[_declared(kind, name).kind](value)

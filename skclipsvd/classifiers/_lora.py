@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval
 
 from ..adaptation import Adaptation, LowRankAdaptation, Target
 from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
+from ..validation import Interval
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier

@@ -61,9 +61,11 @@ class FitReportMixin(BaseEstimator):
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""
 
+    # Private: where scikit-learn draws an estimator has no public place for more.
     def _repr_html_inner(self) -> str:
         return super()._repr_html_inner() + self._fit_report()
 
+    # Of IPython's protocol; scikit-learn's own version does not call `_repr_html_inner`.
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs)
         if "text/html" in bundle:  # not where scikit-learn is configured to show text

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..caching.files import stamp
 from .local_config import check_transformers_config, read_config
+from .randomness import seeded
 from .towers import CLIPModel
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -239,6 +240,7 @@ def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
 
 def _carries_weights(schema: str | None, identifier: str) -> bool:
     if schema == "local-dir":
+        # Private: only open_clip knows which of a folder's files it will load.
         return factory._find_checkpoint_in_dir(Path(identifier)) is not None
     return schema == "hf-hub"
 
@@ -364,9 +366,6 @@ def _quiet_open_clip() -> Iterator[None]:
         logging.disable(previous)
 
 
-@contextlib.contextmanager
-def _fixed_seed() -> Iterator[None]:
+def _fixed_seed() -> contextlib.AbstractContextManager[None]:
     """Draw initial weights from a fixed seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        yield
+    return seeded(_RANDOM_SEED, torch.device("cpu"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..datasets import Dataset
 from ..model_selection import base_novel_split
-from . import settings
+from . import reported
 from .data import Part, digest, one_line, parts, test_part, words
 from .methods import Estimator, NamesClasses, Scores
 from .results import Row
@@ -28,7 +28,7 @@ def few_shot(
     data: Dataset,
     *,
     methods: Methods = FEW_SHOT.methods,
-    shots: Iterable[int] = settings.REPORTED_SHOTS,
+    shots: Iterable[int] = reported.SHOTS,
     seeds: Iterable[int] = (1, 2, 3),
     setting: str = "default",
     out: str | os.PathLike | None = None,

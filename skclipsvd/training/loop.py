@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -73,11 +72,12 @@ def train(
         A step does not fit; raised before training where that can be told.
     """
     device = task.backbone.device
-    with _own_randomness(device, rng), explained_out_of_memory(device):
+    seed = rng.randint(np.iinfo(np.int32).max)
+    with explained_out_of_memory(device):
         model = install(task.backbone.skeleton(), adaptation)
         with phase("preparing the first step") as preparing:
-            encoders = Encoders(model, task, adaptation, recipe)
-            state = TrainingState(adaptation, recipe, rng, device, encoders.seen, stopping)
+            encoders = Encoders(model, task, adaptation, recipe, seed)
+            state = TrainingState(adaptation, recipe, rng, encoders, stopping)
             if recipe.n_steps:
                 needed = encoders.activation_bytes()
                 check_capacity(needed, device)
@@ -187,14 +187,6 @@ class _Told:
         if state.stopping is not None:
             numbers["validation accuracy"] = f"{state.stopping.scores[-1]:.3f}"
         return numbers
-
-
-@contextmanager
-def _own_randomness(device: torch.device, rng: np.random.RandomState) -> Iterator[None]:
-    """Let `rng` decide what torch draws (dropout), and leave the caller's generators alone."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(rng.randint(np.iinfo(np.int32).max))
-        yield
 
 
 def _finite(loss: Tensor, step: int, recipe: Recipe) -> float:

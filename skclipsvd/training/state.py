@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adaptation import Adaptation
 from .checkpoint import Snapshot, random_state_as_json
 from .early_stopping import EarlyStopping
-from .predictions import SeenPredictions
+from .encoders import Encoders
 from .task import Recipe
 
 
@@ -27,10 +27,8 @@ class TrainingState:
         How.
     rng : RandomState
         Draws the order of the images, and crops.
-    device : torch.device
-        Where it is trained.
-    seen : SeenPredictions
-        Of the images that are trained on.
+    encoders : Encoders
+        Both towers, with what they saw and how often they drew random numbers.
     stopping : EarlyStopping or None
         What watches a validation part.
 
@@ -49,10 +47,10 @@ class TrainingState:
         adaptation: Adaptation,
         recipe: Recipe,
         rng: np.random.RandomState,
-        device: torch.device,
-        seen: SeenPredictions,
+        encoders: Encoders,
         stopping: EarlyStopping | None,
     ):
+        device = encoders.task.backbone.device
         self.numbers = adaptation.parameters()
         self.optimiser = torch.optim.AdamW(
             self.numbers,
@@ -62,10 +60,10 @@ class TrainingState:
             fused=device.type in {"cpu", "cuda"},
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.dtype is torch.float16)
-        self.rng, self.device, self.stopping = rng, device, stopping
+        self.rng, self.encoders, self.stopping = rng, encoders, stopping
+        self.seen = encoders.seen
         self.losses: list[float] = []
-        self.seen = seen
-        self.order: NDArray[np.intp] = np.arange(len(seen.first))
+        self.order: NDArray[np.intp] = np.arange(len(self.seen.first))
         self.first_order = self.order
 
     def snapshot(self) -> Snapshot:
@@ -78,13 +76,11 @@ class TrainingState:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["order"] = torch.from_numpy(self.order.astype(np.int64))
         tensors["first_order"] = torch.from_numpy(self.first_order.astype(np.int64))
-        tensors["torch_random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["cuda_random"] = torch.cuda.get_rng_state(self.device)
         tensors.update({f"seen/{name}": t for name, t in self.seen.tensors().items()})
         values: dict[str, Any] = {
             "random_state": random_state_as_json(self.rng),
             "scaler": self.scaler.state_dict(),
+            "n_passes": self.encoders.n_passes,
             "n_visits": self.seen.n_visits,
         }
         if self.stopping is not None:
@@ -107,15 +103,13 @@ class TrainingState:
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].numpy().astype(np.intp)
         self.first_order = tensors["first_order"].numpy().astype(np.intp)
-        torch.set_rng_state(tensors["torch_random"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["cuda_random"], self.device)
+        self.encoders.n_passes = values["n_passes"]
         self.rng.set_state(values["random_state"])
         self.scaler.load_state_dict(values["scaler"])
         seen = {n.removeprefix("seen/"): t for n, t in tensors.items() if n.startswith("seen/")}
         self.seen.take_up(seen, values["n_visits"])
         if self.stopping is not None:
-            best = [tensors[f"best/{i}"].to(self.device) for i in range(len(self.numbers))]
+            best = [tensors[f"best/{i}"].to(n.device) for i, n in enumerate(self.numbers)]
             self.stopping.take_up(values["stopping"], best)
 
 

@@ -33,7 +33,7 @@ CASES = {
         CLIPSVDClassifier,
         dict(epochs=8, early_stopping=True, n_iter_no_change=3, lr=0.1, validation_fraction=0.3),
     ),
-    "LoRA": (CLIPLoRAClassifier, dict(max_steps=8, augment=True)),
+    "LoRA": (CLIPLoRAClassifier, dict(max_steps=8, augment=True, checkpointing=True)),
     "LoRA, early stopping": (
         CLIPLoRAClassifier,
         dict(epochs=4, early_stopping=True, validation_fraction=0.3),
