@@ -56,6 +56,10 @@ def detail(message: str, *values: object) -> None:
     _say(logging.DEBUG, _DETAILS, message, values)
 
 
+class _Tqdm(tqdm):
+    monitor_interval = 0  # else even a disabled bar starts a thread that stays
+
+
 class Bar:
     """A bar, or a clock where the number of things to do is not known; silent without `verbose`.
 
@@ -81,7 +85,7 @@ class Bar:
     def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0, keep: bool):
         clock = {} if total is not None else {"bar_format": "{desc}: {elapsed}"}
         self.result = ""
-        self._tqdm = tqdm(
+        self._tqdm = _Tqdm(
             total=total,
             initial=done,
             desc=what.split(" (")[0].split(",")[0],

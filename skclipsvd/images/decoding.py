@@ -152,9 +152,13 @@ def _attempt_all(
     # what is caught here was raised by a decoder.
     results = []
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
-        for result in pool.map(attempt, items, statuses):
-            results.append(result)
-            one_is_done()
+        try:
+            for result in pool.map(attempt, items, statuses):
+                results.append(result)
+                one_is_done()
+        except BaseException:  # an interrupt need not wait for the other images
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return results
 
 

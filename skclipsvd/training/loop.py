@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..adaptation import Adaptation, install
+from ..caching.memory import explained_out_of_memory
 from ..progress import Bar, detail, note, phase, seconds
 from .callbacks import FitMonitor
 from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
-from .memory_estimate import check_capacity, explained_out_of_memory
+from .memory_estimate import ADVICE, check_capacity
 from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
@@ -73,7 +74,7 @@ def train(
     """
     device = task.backbone.device
     seed = rng.randint(np.iinfo(np.int32).max)
-    with explained_out_of_memory(device):
+    with explained_out_of_memory(ADVICE):
         model = install(task.backbone.skeleton(), adaptation)
         with phase("preparing the first step") as preparing:
             encoders = Encoders(model, task, adaptation, recipe, seed)
