@@ -24,6 +24,9 @@ from ..caching.files import replacing
 from ..exceptions import CheckpointWarning
 from ..progress import detail, note
 
+INTERRUPTED = (
+    "fit interrupted. The same call goes on from the checkpoint {}; delete that file to begin anew."
+)
 # Raised where what a checkpoint holds means something else.
 _FORMAT = 1
 _KEY = "skclipsvd checkpoint"
@@ -124,12 +127,9 @@ class Checkpoint:
             yield
         except KeyboardInterrupt as error:
             if self.path.exists():
-                message = (
-                    f"interrupted. The same call goes on from the checkpoint {self.path}; delete "
-                    "that file to begin anew."
-                )
-                note("fit %s", message)
-                error.args = (f"fit {message}",)
+                message = INTERRUPTED.format(self.path)
+                note("%s", message)
+                error.args = (message,)
             raise
 
     def _read(self) -> Snapshot | None:
