@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from skclipsvd.training import memory_estimate
+from skclipsvd.training import checkpoint, memory_estimate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -128,6 +128,11 @@ def is_quoted(said, quoted):
 def test_the_advice_where_memory_runs_out_is_quoted():
     faq = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
     assert " ".join(memory_estimate.ADVICE.split()) in faq
+
+
+def test_the_way_to_go_on_after_an_interrupt_is_quoted():
+    faq = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    assert f"KeyboardInterrupt: {checkpoint.INTERRUPTED.format('...')}" in faq
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from ..clip import (
     load_backbone,
 )
 from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -67,6 +69,13 @@ class UsesBackbone(TakesImages):
     precision: str
     device: str
     n_jobs: int | None
+    verbose: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a pickle; parameters that its version did not have yet get their defaults."""
+        super().__setstate__(state)
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            vars(self).setdefault(name, parameter.default)
 
     backbone_fingerprint_: str
 
@@ -213,8 +222,9 @@ class BaseCLIPClassifier(
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
-        items, backbone, model = self._ready(X)
-        return self._embed(model, backbone, items)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            return self._embed(model, backbone, items)
 
     @explained_out_of_memory()
     def with_classes(
@@ -264,12 +274,13 @@ class BaseCLIPClassifier(
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
-        backbone = other._load_backbone()
-        prompts = other._prompts(new_classes, backbone)
-        other.classes_ = new_classes
-        other.text_features_ = other._text_features(
-            other._checked_model(backbone), prompts, backbone
-        )
+        with shown(self.verbose):
+            backbone = other._load_backbone()
+            prompts = other._prompts(new_classes, backbone)
+            other.classes_ = new_classes
+            other.text_features_ = other._text_features(
+                other._checked_model(backbone), prompts, backbone
+            )
         return other
 
     @explained_out_of_memory()
@@ -282,8 +293,9 @@ class BaseCLIPClassifier(
             A private copy on the CPU, in evaluation mode.
         """
         check_is_fitted(self)
-        backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
-        return copy.deepcopy(self._checked_model(backbone))
+        with shown(self.verbose):
+            backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
+            return copy.deepcopy(self._checked_model(backbone))
 
     def merged_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights of `merged_model`, to save or to load into open_clip.
@@ -360,13 +372,14 @@ class BaseCLIPClassifier(
 
     @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
-        items, backbone, model = self._ready(X)
-        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
-        def scores(features: Tensor) -> Tensor:
-            return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+            def scores(features: Tensor) -> Tensor:
+                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
 
-        return self._embed(model, backbone, items, head=scores)
+            return self._embed(model, backbone, items, head=scores)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

@@ -12,6 +12,7 @@ from torch import nn
 from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
+from ..progress import shown
 from ..validation import fit_context
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
@@ -40,6 +41,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         precision: str = "auto",
         device: str = "auto",
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -96,6 +100,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
     @explained_out_of_memory()
@@ -123,7 +128,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)
-        backbone = self._load_backbone()
+        with shown(self.verbose):
+            backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
         self._replace_fitted(
             {

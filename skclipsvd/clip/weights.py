@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..progress import note
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
@@ -267,6 +268,7 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
             UserWarning,
             stacklevel=2,
         )
+    note("weights: %s", "random" if wants_random else path or f"in {found.folder}")
     with _building(model_name, pretrained):
         model = open_clip.create_model(
             found.name,
