@@ -20,6 +20,7 @@ from torch import Tensor
 from ..caching.files import cache_dir, replacing
 from ..caching.process import FACTORS
 from ..clip import Backbone
+from ..forks import in_forked_children
 from .targets import Target
 
 # All decompositions of a ViT-B/16 take 0.7 GB and half a minute on two cores.
@@ -31,6 +32,13 @@ _TOLERANCE = 1e-3
 _THREADS: list[int] = []
 _THREADS_LOCK = threading.Lock()
 _DECOMPOSING = threading.Lock()
+
+
+@in_forked_children
+def _forget_decompositions() -> None:
+    global _THREADS_LOCK, _DECOMPOSING
+    _THREADS.clear()
+    _THREADS_LOCK, _DECOMPOSING = threading.Lock(), threading.Lock()
 
 
 class Factors(NamedTuple):

@@ -114,7 +114,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(y)
         backbone = self._load_backbone()
-        prompts = self._prompts(classes, backbone)
+        prompts = self._checked_prompts(classes, backbone)
         self._replace_fitted(
             {
                 "classes_": classes,

@@ -15,6 +15,7 @@ from open_clip.transformer import (
 from torch import nn
 
 from ..caching.process import BACKBONES
+from .devices import compute_after_fork
 from .skeleton import structural_copy
 from .weights import build_model, source_of
 
@@ -94,6 +95,7 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     FileNotFoundError
         The weights are not here and cannot be had.
     """
+    compute_after_fork()
     source = source_of(model_name, pretrained)
 
     def make_on_cpu() -> tuple[Backbone, int]:

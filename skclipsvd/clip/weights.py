@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ..caching.files import stamp
+from ..exceptions import RandomWeightsWarning, warn
 from .local_config import check_transformers_config, read_config
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
@@ -110,11 +110,10 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
             tokenizer_kwargs = {"trust_remote_code": False}  # wins over what the file says
     wants_random = pretrained is None and not _carries_weights(schema, identifier)
     if wants_random:
-        warnings.warn(
+        warn(
             f"pretrained=None: {model_name!r} starts from random weights (seed {_RANDOM_SEED}) and "
             "knows nothing yet; pass a pretrained tag or a checkpoint to get a trained CLIP.",
-            UserWarning,
-            stacklevel=2,
+            RandomWeightsWarning,
         )
     try:
         with _quiet_open_clip(), _fixed_seed():

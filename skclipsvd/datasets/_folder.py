@@ -6,19 +6,18 @@ import csv
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..exceptions import SkippedFilesWarning, warn
 from .base import (
     DEFAULT_TEMPLATE,
     Contents,
     Dataset,
     Item,
     Items,
-    SkippedFilesWarning,
     absolute,
     build_dataset,
     contents,
@@ -130,7 +129,7 @@ def _walk(root: Path) -> list[Item]:
         )
     _refuse_parts_inside(root, classes)
     if any(held.skipped or not held.images for held in found.values()):
-        warnings.warn(f"{root}: {_skipped(found)}", SkippedFilesWarning, stacklevel=3)
+        warn(f"{root}: {_skipped(found)}", SkippedFilesWarning)
     return [
         (path, number, name)
         for number, (name, images) in enumerate(classes.items())

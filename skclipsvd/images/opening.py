@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..exceptions import BitDepthWarning
+from ..forks import in_forked_children
 from .items import Item
 
 # What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
@@ -57,6 +58,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"])
 # Lazily opened pictures share a file position and a decoder: one thread at a time loads each.
 _LOCKS = [threading.Lock() for _ in range(64)]
+
+
+@in_forked_children
+def _forget_locks() -> None:
+    _LOCKS[:] = [threading.Lock() for _ in _LOCKS]
 
 
 def unfit(status: os.stat_result) -> str | None:

@@ -1,5 +1,6 @@
 """Images through the rest of scikit-learn: who takes which form of X, and what to do where not."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -62,8 +63,14 @@ from sklearn.utils import shuffle
 from sklearn.utils.fixes import parse_version
 
 from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CosineClassifier
+from skclipsvd.exceptions import BareLabelWarning
 
 PER_CLASS = 4
+NAMES = ("one", "two", "zero")
+# For ensembles, which number the labels before they pass them on.
+WORDS = dict(enumerate(NAMES))
+# Where the form of X is in question, and not what the labels say.
+any_words = pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 
 # LogisticRegression of scikit-learn < 1.8 passes options that SciPy 1.16 deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -94,7 +101,7 @@ def labels(rows, digits):
 @pytest.fixture(scope="module")
 def rows(digits):
     """Three classes of digit files, interleaved."""
-    chosen = [np.flatnonzero(digits[1] == name)[:PER_CLASS] for name in ("one", "two", "zero")]
+    chosen = [np.flatnonzero(digits[1] == name)[:PER_CLASS] for name in NAMES]
     return np.stack(chosen, axis=1).ravel()
 
 
@@ -190,11 +197,14 @@ CONSUMERS = {
     ),
     "CalibratedClassifierCV": (lambda: CalibratedClassifierCV(svd(), cv=SPLIT), "classes"),
     "VotingClassifier": (
-        lambda: VotingClassifier([("a", svd()), ("b", svd(random_state=1))], voting="soft"),
+        lambda: VotingClassifier(
+            [("a", svd(class_names=WORDS)), ("b", svd(class_names=WORDS, random_state=1))],
+            voting="soft",
+        ),
         "classes",
     ),
     "StackingClassifier": (
-        lambda: StackingClassifier([("a", svd())], LogisticRegression(), cv=3),
+        lambda: StackingClassifier([("a", svd(class_names=WORDS))], LogisticRegression(), cv=3),
         "classes",
     ),
     "OneVsRestClassifier": (lambda: OneVsRestClassifier(svd()), "classes"),
@@ -229,6 +239,7 @@ def from_list(paths, targets):
     return ask
 
 
+@any_words
 @all_forms
 @pytest.mark.parametrize("consumer", CONSUMERS)
 def test_every_form_of_x_gives_the_same_probabilities(consumer, form, paths, targets, from_list):
@@ -292,7 +303,9 @@ def test_a_classifier_of_images_counts_no_columns_and_returns_no_frames(fitted):
 
 
 COLUMN_CONSUMERS = {
-    "BaggingClassifier": lambda: BaggingClassifier(svd(), n_estimators=2, random_state=0),
+    "BaggingClassifier": lambda: BaggingClassifier(
+        svd(class_names=WORDS), n_estimators=2, random_state=0
+    ),
     # enough steps to beat chance on these very images, which AdaBoost insists on
     "AdaBoostClassifier": lambda: AdaBoostClassifier(
         svd(max_steps=12), n_estimators=2, random_state=0
@@ -323,9 +336,12 @@ def test_ensembles_of_weighted_images_take_a_column(name, form, paths, labels, f
 
 @pytest.fixture(scope="module")
 def codes(paths, labels):
-    return OutputCodeClassifier(svd(), code_size=1.0, random_state=0).fit(paths, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BareLabelWarning)
+        return OutputCodeClassifier(svd(), code_size=1.0, random_state=0).fit(paths, labels)
 
 
+@any_words
 @pytest.mark.parametrize("form", [form for form in FORMS if form not in SAME_SIZE_PIXELS])
 def test_error_correcting_codes_take_everything_but_pixels(form, codes, paths, labels):
     X = FORMS[form](paths)
@@ -358,6 +374,7 @@ def numeric_targets(labels):
     return {"SelfTrainingClassifier": known, "ClassifierChain": indicators}
 
 
+@any_words
 @pytest.mark.parametrize("name", NUMBERS_ONLY)
 def test_meta_estimators_that_calculate_with_x_cannot_take_paths(name, paths, labels):
     y = numeric_targets(labels).get(name, labels)
@@ -388,11 +405,14 @@ def from_index(paths, estimator):
     return make_pipeline(FunctionTransformer(take, kw_args={"paths": paths}), estimator)
 
 
+@any_words
 @pytest.mark.parametrize("name", ["SelfTrainingClassifier", "OneVsOneClassifier"])
 def test_they_work_on_a_column_of_row_numbers(name, paths, labels):
     y = numeric_targets(labels).get(name, labels)
     index = np.arange(len(paths))[:, None]
-    predicted = NUMBERS_ONLY[name](from_index(paths, svd())).fit(index, y).predict(index)
+    words = {"SelfTrainingClassifier": WORDS}.get(name)  # OneVsOne numbers every pair anew
+    clf = from_index(paths, svd(class_names=words))
+    predicted = NUMBERS_ONLY[name](clf).fit(index, y).predict(index)
     assert set(predicted) <= set(y) - {-1}
 
 

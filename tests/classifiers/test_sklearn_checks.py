@@ -5,6 +5,7 @@ from helpers.shim import LORA, SVD, ZERO_SHOT
 from sklearn.utils.estimator_checks import check_estimator
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 @pytest.mark.parametrize(
     ("estimator", "n_checks"),
     [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59)],  # the same under scikit-learn 1.6.1 and 1.9.1
