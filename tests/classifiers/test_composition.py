@@ -64,6 +64,7 @@ from sklearn.utils.fixes import parse_version
 
 from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CosineClassifier
 from skclipsvd.exceptions import BareLabelWarning
+from skclipsvd.model_selection import sample_shots
 
 PER_CLASS = 4
 NAMES = ("one", "two", "zero")
@@ -706,3 +707,147 @@ def test_html_shows_parameters_and_whether_it_is_fitted(fitted):
     assert "0.0125" in page
     assert "Not fitted" in page
     assert "Not fitted" not in fitted._repr_html_()
+
+
+# --- What the labels say ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten(digits):
+    """Ten classes: four images each to learn from, and 150 others."""
+    index = sample_shots(digits[1], 4, random_state=0)
+    rest = np.setdiff1d(np.arange(250), index)[:150]
+    return [part[rows] for rows in (index, rest) for part in digits]
+
+
+TEN = dict(
+    enumerate(["eight", "five", "four", "nine", "one", "seven", "six", "three", "two", "zero"])
+)
+
+
+def learner(**params):
+    """Little training, so that wrong words show; with the right ones nearly all is right."""
+    return svd(max_steps=3, batch_size=64, **params)
+
+
+def column(X):
+    return np.asarray(X)[:, None]
+
+
+HALVES = StratifiedShuffleSplit(1, test_size=20, random_state=0)
+# Who passes labels on as they are, and who numbers them from 0.
+AS_THEY_ARE = {
+    "classifier": lambda clf: clf,
+    "Pipeline": lambda clf: make_pipeline(FunctionTransformer(), clf),
+    "GridSearchCV": lambda clf: GridSearchCV(clf, {"lr": [0.02]}, cv=HALVES, error_score="raise"),
+    "RandomizedSearchCV": lambda clf: RandomizedSearchCV(
+        clf, {"lr": [0.02]}, n_iter=1, cv=HALVES, error_score="raise"
+    ),
+    "HalvingGridSearchCV": lambda clf: HalvingGridSearchCV(
+        clf, {"lr": [0.02, 0.01]}, cv=HALVES, factor=2, min_resources=40, error_score="raise"
+    ),
+    "CalibratedClassifierCV": lambda clf: CalibratedClassifierCV(clf, cv=HALVES),
+    "AdaBoostClassifier": lambda clf: AdaBoostClassifier(clf, n_estimators=1, random_state=0),
+}
+NUMBERED = {
+    "VotingClassifier": lambda clf: VotingClassifier([("clf", clf)], voting="soft"),
+    "StackingClassifier": lambda clf: StackingClassifier(
+        [("clf", clf)], LogisticRegression(C=100), cv=2
+    ),
+    "BaggingClassifier": lambda clf: BaggingClassifier(clf, n_estimators=2, random_state=0),
+}
+IN_COLUMNS = {"BaggingClassifier", "AdaBoostClassifier"}
+NUMBERED_ANEW = {
+    "OneVsRestClassifier": OneVsRestClassifier,
+    "OutputCodeClassifier": lambda clf: OutputCodeClassifier(clf, code_size=1.0, random_state=0),
+}
+
+
+def accuracy(name, ensemble, ten, encode=np.asarray):
+    train, y_train, test, y_test = ten
+    if name in IN_COLUMNS:
+        train, test = column(train), column(test)
+    return ensemble.fit(train, encode(y_train)).score(test, encode(y_test))
+
+
+def as_numbers(labels):
+    return np.searchsorted(list(TEN.values()), labels)
+
+
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+def test_text_labels_are_words_through(name, ten):
+    assert accuracy(name, AS_THEY_ARE[name](learner()), ten) > 0.85
+
+
+@pytest.mark.parametrize("name", [*AS_THEY_ARE, *NUMBERED])
+def test_number_labels_with_class_names_are_words_too(name, ten):
+    """The recipe: class_names=dict(enumerate(np.unique(y))), whoever numbered the labels."""
+    make = {**AS_THEY_ARE, **NUMBERED}[name]
+    encode = as_numbers if name in AS_THEY_ARE else np.asarray
+    assert dict(enumerate(np.unique(ten[1]))) == TEN
+    assert accuracy(name, make(learner(class_names=TEN)), ten, encode) > 0.85
+
+
+def test_a_vote_of_one_with_class_names_is_the_classifier(ten):
+    train, y_train, test, _ = ten
+    plain = learner().fit(train, y_train)
+    vote = NUMBERED["VotingClassifier"](learner(class_names=TEN)).fit(train, y_train)
+    np.testing.assert_array_equal(vote.predict_proba(test), plain.predict_proba(test))
+    np.testing.assert_array_equal(vote.predict(test), plain.predict(test))
+
+
+@pytest.mark.parametrize("name", [*AS_THEY_ARE, *NUMBERED])
+def test_without_class_names_numbers_are_warned_of(name, ten):
+    make = {**AS_THEY_ARE, **NUMBERED}[name]
+    encode = as_numbers if name in AS_THEY_ARE else np.asarray
+    untrained = make(learner(max_steps=0) if name != "AdaBoostClassifier" else learner())
+    if "lr" in getattr(untrained, "param_grid", {}):
+        untrained.set_params(param_grid={"lr": [0.02, 0.01]})
+    with pytest.warns(BareLabelWarning, match=r"class_names=dict\(enumerate\(np\.unique\(y\)\)\)"):
+        assert accuracy(name, untrained, ten, encode) < 0.6
+
+
+@pytest.mark.parametrize("name", NUMBERED_ANEW)
+def test_no_words_fit_where_every_classifier_numbers_anew(name, ten):
+    """And text labels are no help there; the classifier itself is better, and needs one fit."""
+    plain = accuracy("classifier", learner(), ten)
+    with pytest.warns(BareLabelWarning, match="OneVsRestClassifier and OutputCodeClassifier"):
+        assert accuracy(name, NUMBERED_ANEW[name](learner()), ten) < plain - 0.05
+
+
+def test_several_outputs_of_text_are_words(ten):
+    train, y_train, test, y_test = ten
+    classes = list(TEN.values())
+
+    def columns(y):
+        return np.stack([y, np.where(np.isin(y, classes[:5]), y, "zero")], axis=1)
+
+    fitted = MultiOutputClassifier(learner()).fit(train, columns(y_train))
+    assert (fitted.predict(test)[:, 0] == y_test).mean() > 0.85
+    with pytest.warns(BareLabelWarning):
+        MultiOutputClassifier(svd(max_steps=0)).fit(train, as_numbers(columns(y_train)))
+
+
+@pytest.mark.parametrize("wrapper", [TunedThresholdClassifierCV, FixedThresholdClassifier])
+def test_thresholds_of_text_labels(wrapper, ten):
+    pair = ["one", "zero"]
+    train, y_train, test, y_test = ten
+    few, rest = np.isin(y_train, pair), np.isin(y_test, pair)
+    settings = {"cv": 2} if wrapper is TunedThresholdClassifierCV else {"pos_label": "zero"}
+    clf = wrapper(learner(), **settings).fit(train[few], y_train[few])
+    assert clf.score(test[rest], y_test[rest]) > 0.85
+    with pytest.warns(BareLabelWarning):
+        wrapper(
+            svd(max_steps=0), **{**settings, **({} if "cv" in settings else {"pos_label": 1})}
+        ).fit(train[few], (y_train[few] == "zero").astype(int))
+
+
+def test_self_training_of_numbers_takes_words(ten):
+    train, y_train, test, y_test = ten
+    index = np.arange(len(train) + len(test))[:, None]
+    paths = [*train, *test]
+    known = as_numbers(y_train)
+    known[::4] = -1
+    clf = from_index(paths, learner(class_names=TEN))
+    fitted = SelfTrainingClassifier(clf, max_iter=1).fit(index[: len(train)], known)
+    assert fitted.score(index[len(train) :], as_numbers(y_test)) > 0.85
