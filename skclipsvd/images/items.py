@@ -15,6 +15,7 @@ from ..labels import is_missing
 
 _NAMED_AT_MOST = 10
 _CHANNELS_FIRST = "; channels come last: array.transpose(1, 2, 0)"
+_BATCH_CHANNELS_FIRST = " Channels come last: X.transpose(0, 2, 3, 1) of an array."
 Item = str | bytes | Image.Image | NDArray[np.uint8]
 Name = Callable[[int], str]
 ROW_OF_X: Name = "X[{}]".format
@@ -98,6 +99,7 @@ def _array_as_sequence(X: np.ndarray) -> Sequence[Any]:
     raise ValueError(
         f"X has shape {X.shape} and dtype {X.dtype}; expected image paths of shape (n,) or (n, 1), "
         "or uint8 images of shape (n, height, width, 3). For embeddings use CosineClassifier."
+        f"{_BATCH_CHANNELS_FIRST if X.ndim == 4 and X.shape[1] == 3 else ''}"
     )
 
 
@@ -117,6 +119,8 @@ def _as_item(index: int, item: Any) -> Item:
         return _checked_array(index, item)
     if isinstance(item, (list, tuple)) and len(item) == 1:
         return _as_item(index, item[0])
+    if isinstance(item, (bytearray, memoryview)):
+        item = bytes(item)
     if isinstance(item, (str, bytes)):
         return item
     if is_missing(item):

@@ -28,6 +28,7 @@ DECODED_FORMATS = frozenset({
     "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 })
 # fmt: on
+_LONGEST_PATH = 1024
 _MAX_FILE_BYTES = 2 * 2**30
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left.
 LARGE_JPEG = 8_000_000
@@ -104,6 +105,11 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
         pixels = _png_without_metadata(item)
         if pixels is None:
             if isinstance(error, UnidentifiedImageError):
+                if isinstance(item, bytes) and _is_path(item):
+                    raise ValueError(
+                        "is text like a path; bytes are the content of an image file: pass "
+                        f"{item.decode()!r}"
+                    ) from None
                 raise ValueError(_what_it_is(_head(item))) from None
             raise
         try:
@@ -190,6 +196,14 @@ def _head(item: str | bytes) -> bytes:
         return item[:256]
     with open(item, "rb") as file:
         return file.read(256)
+
+
+def _is_path(content: bytes) -> bool:
+    """Whether bytes are one printable line, as paths that come from h5py or a database are."""
+    try:
+        return len(content) < _LONGEST_PATH and content.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _what_it_is(head: bytes) -> str:
