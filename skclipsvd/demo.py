@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .classifiers import CLIPSVDClassifier
@@ -40,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapted.fit(paths[train], labels[train])
     predicted = adapted.predict(paths[test])
     print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")
-    _report(adapted, time.perf_counter() - started)
-    _draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
+    report(adapted, time.perf_counter() - started)
+    draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
     print(f"some test images with predicted and true labels: {options.output}")
 
 
-def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
+def report(clf: CLIPSVDClassifier, seconds: float) -> None:
+    """Print how many numbers were tuned, in how long, and what a saved classifier takes."""
     file = io.BytesIO()
     joblib.dump(clf, file)
     print(
@@ -54,8 +56,13 @@ def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
     print(f"saved classifier: {len(file.getvalue()) / 1024:.0f} KiB")
 
 
-def _draw_sheet(
-    paths, labels, predicted, seed: int, columns: int = 8, rows: int = 4
+def draw_sheet(
+    paths: NDArray,
+    labels: NDArray,
+    predicted: NDArray,
+    seed: int,
+    columns: int = 8,
+    rows: int = 4,
 ) -> Image.Image:
     """Draw some test images; wrong predictions are red."""
     chosen = np.random.RandomState(seed).choice(len(paths), columns * rows, replace=False)

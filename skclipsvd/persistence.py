@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from .classifiers import (
-    BaseCLIPClassifier,
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
     read_adapter,
 )
 
-_CLASSIFIERS = {
-    kind.__name__: kind for kind in (CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier)
-}
+Classifier = CLIPSVDClassifier | CLIPLoRAClassifier | CLIPZeroShotClassifier
+
+_KINDS: tuple[type[Classifier], ...] = (
+    CLIPSVDClassifier,
+    CLIPLoRAClassifier,
+    CLIPZeroShotClassifier,
+)
+_CLASSIFIERS = {kind.__name__: kind for kind in _KINDS}
 
 
-def load_adapter(path: str | Path) -> BaseCLIPClassifier:
+def load_adapter(path: str | Path) -> Classifier:
     """Read a fitted classifier that `save_adapter` wrote; safe with a stranger's file.
 
     Nothing in the file is run. Its frozen weights are not in it: they are loaded, and their

@@ -164,8 +164,8 @@ def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
     for name, content in (("scores", rows), ("times", [*seeds, {"bytes": 1234567}])):
         text = json.dumps({**report, "rows": content})
         (results / f"{name}.json").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(pages, "_RESULTS", results)
-    monkeypatch.setattr(pages, "_PAGES", tmp_path / "pages")
+    monkeypatch.setattr(pages, "RESULTS", results)
+    monkeypatch.setattr(pages, "PAGES", tmp_path / "pages")
     pages.write_pages(app=None)
 
     scores = (tmp_path / "pages" / "scores.md").read_text(encoding="utf-8")

@@ -213,7 +213,7 @@ def test_an_interrupted_save_leaves_the_old_file_whole(fitted, tmp_path, monkeyp
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skclipsvd.classifiers._adapter_file.save_file", interrupted)
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted.save_adapter(path)
     assert path.read_bytes() == content

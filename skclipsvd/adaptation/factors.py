@@ -24,9 +24,9 @@ from ..forks import in_forked_children
 from .targets import Target
 
 # All decompositions of a ViT-B/16 take 0.7 GB and half a minute on two cores.
-_MAX_DISK_BYTES = 8 * 2**30
+MAX_DISK_BYTES = 8 * 2**30
 # A smaller matrix is decomposed faster than its file is read.
-_MIN_RANK_ON_DISK = 256
+MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
 # One entry per caller that decomposes or waits: torch's number of threads before the first came.
 _THREADS: list[int] = []
@@ -119,7 +119,7 @@ def factors_in_memory(backbone: Backbone, names: Iterable[str]) -> bool:
 
 
 def _from_disk_or_new(matrix: Tensor, file: Path) -> Factors:
-    if min(matrix.shape) < _MIN_RANK_ON_DISK:
+    if min(matrix.shape) < MIN_RANK_ON_DISK:
         return _svd(matrix)
     factors = _read(file, matrix)
     if factors is None:
@@ -209,7 +209,7 @@ def _prune(root: Path, keep: Path) -> None:
         total = 0
         for folder in folders:
             total += sum(f.stat().st_size for f in folder.iterdir())
-            if total > _MAX_DISK_BYTES and folder != keep:
+            if total > MAX_DISK_BYTES and folder != keep:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError:
         return  # another process is pruning, or there is nothing on disk

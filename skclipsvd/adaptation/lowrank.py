@@ -44,6 +44,7 @@ class LowRankAdaptation(Adaptation):
     ):
         super().__init__(targets)
         self.scale, self.dropout = scale, dropout
+        self._index = {target.name: i for i, target in enumerate(self.targets)}
         self.factors: dict[str, nn.Parameter] = {}
         for target in self.targets:
             for name in (f"{target.name}/a", f"{target.name}/b"):
@@ -100,8 +101,20 @@ class LowRankAdaptation(Adaptation):
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the frozen product plus the low-rank one, whose input is dropped out."""
         a, b = self.factors[f"{target.name}/a"], self.factors[f"{target.name}/b"]
-        dropped = F.dropout(x, self.dropout, training=self.training)
-        return F.linear(x, weight, bias) + F.linear(F.linear(dropped, a), b) * self.scale
+        scale = self.scale
+        if self.training and self.dropout:
+            x_kept, scale = x * self._kept(target, x), scale / (1 - self.dropout)
+        else:
+            x_kept = x
+        return F.linear(x, weight, bias) + F.linear(F.linear(x_kept, a), b) * scale
+
+    def _kept(self, target: Target, x: Tensor) -> Tensor:
+        """Draw which inputs stay, from a generator of this pass and target alone."""
+        numbers = (*self.passes.get(target.tower, ()), self._index[target.name])
+        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+        generator = torch.Generator(x.device).manual_seed(seed)
+        kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+        return kept.bernoulli_(1 - self.dropout, generator=generator)
 
     def weight(self, target: Target, weight: Tensor) -> Tensor:
         """Compute ``W + scale B A``: exactly `weight` while ``B`` is zero."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class SpectralAdaptation(Adaptation):
         """
         f, s = self._in_products[target.name], self.s[target.name]
         dtype = f.u.dtype
-        if dtype is torch.float32 and _rebuilding_is_cheaper(target, x.shape[:-1].numel()):
+        if dtype is torch.float32 and rebuilding_is_cheaper(target, x.shape[:-1].numel()):
             return F.linear(x, self.weight(target, weight), bias)
         rows = x.to(dtype).flatten(0, -2)
         y = _FactoredProduct.apply(rows, s, f.vh, f.u, None if bias is None else bias.to(dtype))
@@ -83,6 +84,15 @@ class SpectralAdaptation(Adaptation):
         return weight + (f.u * (s - f.s)) @ f.vh
 
 
+class _Context(Protocol):
+    """What torch hands to both directions of a function of ours."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _FactoredProduct(torch.autograd.Function):
     """``((x V) s) U^T + bias`` of rows (n, in), with gradients of ``x`` and ``s`` alone.
 
@@ -92,7 +102,9 @@ class _FactoredProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, s, vh, u, bias):
+    def forward(
+        ctx: _Context, x: Tensor, s: Tensor, vh: Tensor, u: Tensor, bias: Tensor | None
+    ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             read = x @ vh.T
             ctx.save_for_backward(read, s, vh, u)
@@ -100,7 +112,7 @@ class _FactoredProduct(torch.autograd.Function):
             return strong @ u.T if bias is None else torch.addmm(bias, strong, u.T)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
         read, s, vh, u = ctx.saved_tensors
         wanted = grad @ u
         grad_s = (wanted.float() * read).sum(dim=0)
@@ -108,7 +120,7 @@ class _FactoredProduct(torch.autograd.Function):
         return grad_x, grad_s, None, None, None
 
 
-def _rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
+def rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
     """Count the multiply-adds of a training step, forward and backward, in both forms.
 
     Factored: input to rank to output, and the same way back for the input's gradient. Rebuilt:

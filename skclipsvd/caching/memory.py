@@ -11,23 +11,19 @@ from pathlib import Path
 
 def memory_limit() -> int:
     """Return the machine's memory in bytes, or the smaller limit of the container around us."""
-    limits = [_physical(), *_control_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
+    limits = [_physical(), *control_group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
     return min(limit for limit in limits if limit)
 
 
 def _physical() -> int:
     if sys.platform == "win32":
-        return _physical_on_windows()
+        kibibytes = ctypes.c_ulonglong(0)
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
+        return kibibytes.value * 1024 or 8 * 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _physical_on_windows() -> int:
-    kibibytes = ctypes.c_ulonglong(0)
-    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
-    return kibibytes.value * 1024 or 8 * 2**30
-
-
-def _control_groups(root: Path, own: Path) -> list[int]:
+def control_group_limits(root: Path, own: Path) -> list[int]:
     """Read Linux's limits, of versions 1 and 2, of our group and of all around it."""
     groups = {"v1": "/", "v2": "/"}
     try:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..caching.files import replacing
+from ..validation import check_parameters
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
+
+Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything.
 _FORMAT = 2
@@ -76,7 +79,7 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
 
 
-def read_adapter(path: Path, known: Mapping[str, type[BaseCLIPClassifier]]) -> BaseCLIPClassifier:
+def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -105,13 +108,13 @@ def read_adapter(path: Path, known: Mapping[str, type[BaseCLIPClassifier]]) -> B
 def _rebuild(
     header: Mapping[str, Any],
     arrays: Mapping[str, NDArray],
-    known: Mapping[str, type[BaseCLIPClassifier]],
-) -> BaseCLIPClassifier:
+    known: Mapping[str, type[Kind]],
+) -> Kind:
     if header["estimator"] not in known:
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]
     estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
-    estimator._validate_params()
+    check_parameters(estimator)
     fitted: dict[str, Any] = {}
     for name, value in header["fitted"].items():
         fitted[name] = _SCALARS[_declared(kind, name).kind](value)

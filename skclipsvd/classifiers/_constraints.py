@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..adaptation.targets import THIRDS
+from ..validation import Interval, StrOptions
 
 MODEL_CONSTRAINTS: dict = {
     "model_name": [str],

@@ -4,11 +4,12 @@ from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
 from .devices import autocast, choose_device, choose_dtype, warn_if_slow
 from .embedding import embed, unit_image_features
 from .prompt_checks import check_prompts, warn_of_bare_labels
-from .prompts import Prompts, build_prompts, class_texts, encode_exactly
+from .prompts import ClassNames, Prompts, build_prompts, class_texts, encode_exactly
 from .weights import build_structure
 
 __all__ = [
     "Backbone",
+    "ClassNames",
     "Prompts",
     "autocast",
     "backbone_in_memory",

@@ -68,7 +68,7 @@ def warn_if_slow(precision: str, device: torch.device) -> None:
     dtype = choose_dtype(precision, device)
     if device.type != "cpu" or dtype is torch.float32:
         return
-    ratio = _slowness(dtype)
+    ratio = slowness(dtype)
     if ratio > _SLOW:
         warn(
             f"precision={precision!r}: a matrix product takes this processor about {ratio:.0f} "
@@ -79,7 +79,7 @@ def warn_if_slow(precision: str, device: torch.device) -> None:
 
 
 @functools.cache
-def _slowness(dtype: torch.dtype) -> float:
+def slowness(dtype: torch.dtype) -> float:
     """Time a small product in `dtype`, relative to float32; once per process.
 
     What decides is what torch's libraries make of the processor: without bfloat16 instructions they

@@ -118,8 +118,8 @@ def _check_distinct(labels: Sequence[Any], prompts: Prompts, lost: dict[int, str
         if len(group) > _NAMED_AT_MOST:
             names += f" and {len(group) - _NAMED_AT_MOST} more"
         cut = [_shown(lost[row]) for i in group for row in rows[i] if row in lost]
-        cut = f", cut off: {'; '.join(cut[:_NAMED_AT_MOST])}" if cut else ""
-        described.append(f"{names} ({_shown(prompts.sentences[rows[group[0]][0]])}{cut})")
+        loss = f", cut off: {'; '.join(cut[:_NAMED_AT_MOST])}" if cut else ""
+        described.append(f"{names} ({_shown(prompts.sentences[rows[group[0]][0]])}{loss})")
     more = f"; and {len(groups) - _NAMED_AT_MOST} more" if len(groups) > _NAMED_AT_MOST else ""
     problem = f"{'; '.join(described)}{more}"
     advice = (

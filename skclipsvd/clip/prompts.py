@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..labels import plain
+from .towers import CLIPModel
+
+# Words for each label; a list has them in the order of the sorted labels.
+ClassNames = Mapping[Any, str | Sequence[str]] | Sequence[str | Sequence[str]]
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 # Prompts per call of the text tower when nothing is trained: bounds the memory at 1,000 classes.
@@ -66,9 +70,6 @@ class Prompts:
         return F.normalize(sums, dim=-1)
 
 
-ClassNames = Mapping[Any, str | Sequence[str]] | Sequence[str | Sequence[str]]
-
-
 def label_text(label: Any) -> str:
     """Return a label's own text, with spaces for underscores and no point in a whole number."""
     if isinstance(label, float) and label.is_integer():
@@ -76,7 +77,7 @@ def label_text(label: Any) -> str:
     return str(label).replace("_", " ")
 
 
-def class_texts(classes: Sequence[Any], class_names: ClassNames | None) -> list[list[str]]:
+def class_texts(classes: Iterable[Any], class_names: ClassNames | None) -> list[list[str]]:
     """Find the words for each class.
 
     Parameters
@@ -179,7 +180,7 @@ def build_prompts(
 
 
 @torch.no_grad()
-def encode_exactly(model: nn.Module, prompts: Prompts) -> Tensor:
+def encode_exactly(model: CLIPModel, prompts: Prompts) -> Tensor:
     """Encode all prompts as open_clip does, at full context length.
 
     Returns

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,11 +21,15 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..caching.files import stamp
 from ..exceptions import RandomWeightsWarning, warn
 from .local_config import check_transformers_config, read_config
+from .randomness import seeded
+from .towers import CLIPModel
+
+Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -91,7 +95,7 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     return (model_name, pretrained)
 
 
-def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
+def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":
         return _build_tiny()
@@ -208,6 +212,7 @@ def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
 
 def _carries_weights(schema: str | None, identifier: str) -> bool:
     if schema == "local-dir":
+        # Private: only open_clip knows which of a folder's files it will load.
         return factory._find_checkpoint_in_dir(Path(identifier)) is not None
     return schema == "hf-hub"
 
@@ -278,8 +283,8 @@ def _hub_location(model_name: str, pretrained: str | None) -> tuple[str | None, 
 def _is_cached(repository: str, filename: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    names = (filename,) if filename else names
+    usual = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    names = (filename,) if filename else usual
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
@@ -333,9 +338,6 @@ def _quiet_open_clip() -> Iterator[None]:
         logging.disable(previous)
 
 
-@contextlib.contextmanager
-def _fixed_seed() -> Iterator[None]:
+def _fixed_seed() -> contextlib.AbstractContextManager[None]:
     """Draw initial weights from a fixed seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        yield
+    return seeded(_RANDOM_SEED, torch.device("cpu"))

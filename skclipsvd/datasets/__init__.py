@@ -2,12 +2,13 @@
 
 from ._digits import load_handwritten_digits
 from ._folder import load_folder
-from .base import Dataset, Split
+from .base import Dataset, Split, list_images
 from .published import load
 
 __all__ = [
     "Dataset",
     "Split",
+    "list_images",
     "load",
     "load_folder",
     "load_handwritten_digits",

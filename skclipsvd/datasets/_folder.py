@@ -9,7 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..exceptions import SkippedFilesWarning, warn
 from .base import (
@@ -28,23 +31,49 @@ from .base import (
     subfolders,
 )
 
-# What the parts of a data set are called, alone or beside a word such as "seg" or "set".
-_PARTS = "train|training|val|valid|validation|dev|development|test|testing|pred|holdout"
-_PART_NAME = re.compile(
-    rf"(?:(?:seg|data|images?)[ _-]?)?(?:{_PARTS})(?:[ _-]?(?:set|data|images?))?"
-)
+# What folders call the parts of a data set, alone or beside a word such as "seg" or "set".
+_PARTS = {
+    "train": "train|training",
+    "val": "val|valid|validation|dev|development",
+    "test": "test|testing|pred|holdout",
+}
+_PART_NAMES = {
+    part: re.compile(rf"(?:(?:seg|data|images?)[ _-]?)?(?:{names})(?:[ _-]?(?:set|data|images?))?")
+    for part, names in _PARTS.items()
+}
 
 
+@overload
 def load_folder(
-    root: str | os.PathLike[str], *, split: str | os.PathLike[str] | None = None
-) -> Dataset:
+    root: str | os.PathLike[str],
+    *,
+    split: str | os.PathLike[str] | None = None,
+    return_X_y: Literal[False] = False,
+    part: str | None = None,
+) -> Dataset: ...
+@overload
+def load_folder(
+    root: str | os.PathLike[str],
+    *,
+    split: str | os.PathLike[str] | None = None,
+    return_X_y: Literal[True],
+    part: str | None = None,
+) -> tuple[list[str], NDArray[np.str_]]: ...
+def load_folder(
+    root: str | os.PathLike[str],
+    *,
+    split: str | os.PathLike[str] | None = None,
+    return_X_y: bool = False,
+    part: str | None = None,
+) -> Dataset | tuple[list[str], NDArray[np.str_]]:
     """Find the images of a folder, and what they show.
 
     Parameters
     ----------
     root : str or path-like
         The folder with the images. Without `split`, every folder in it is a class; the images of a
-        class may lie in further folders inside.
+        class may lie in further folders inside. Where all folders are called like parts of a data
+        set (``train``, ``Validation``, ``test_set``, ...), each of them holds the classes.
     split : str or path-like, optional
         A file that lists the images instead, with paths relative to `root`:
 
@@ -52,20 +81,28 @@ def load_folder(
           numbers being those of the classes, in which order they are listed;
         * CSV, encoded as UTF-8, with the columns ``path``, ``label`` and, if there are
           several parts, ``split``.
+    return_X_y : bool, default=False
+        Whether to return the paths and labels of one part instead of the data set.
+    part : str, optional
+        Which part `return_X_y` means, such as "train"; needed where there are several.
 
     Returns
     -------
     dataset : Dataset
-        Its ``splits`` are those of the file. Where there are none, the single one is called "all".
-        Class names are the names of the folders, or those in the file, unchanged.
+        Its ``splits`` are those of the file, or "train", "val" and "test" for the folders that
+        mean them. Where there are none, the single one is called "all". Class names are the names
+        of the folders, or those in the file, unchanged.
+    (paths, labels) : tuple of list of str and ndarray of str
+        With `return_X_y`.
 
     Raises
     ------
     FileNotFoundError
         The folder, the file or listed images are missing.
     ValueError
-        There are no images, or images outside of the class folders; the folders are called like
-        parts of a data set, or all hold the same folders; or the file is not as described.
+        There are no images, or images outside of the class folders; two folders mean the same
+        part, or all classes hold the same folders; there is no such part; or the file is not as
+        described.
 
     Warns
     -----
@@ -93,10 +130,30 @@ def load_folder(
     ('cat', 'dog')
     >>> dataset.splits["all"].labels.tolist()
     ['cat', 'cat', 'dog']
+    >>> paths, labels = load_folder(root, return_X_y=True)
     """
-    root = require_folder(absolute(root), "the folder with the images")
+    if part is not None and not return_X_y:
+        raise ValueError(f"part={part!r} is for return_X_y=True; see `splits` of the data set.")
+    dataset = _read(absolute(root), split)
+    return _one_part(dataset, part) if return_X_y else dataset
+
+
+def _one_part(dataset: Dataset, part: str | None) -> tuple[list[str], NDArray[np.str_]]:
+    names = list(dataset.splits)
+    chosen = names[0] if part is None and len(names) == 1 else part
+    if chosen not in dataset.splits:
+        raise ValueError(
+            f"{dataset.name} has the part{'s' * (len(names) > 1)} {', '.join(names)}; got "
+            f"part={part!r}. Name one of them."
+        )
+    found = dataset.splits[chosen]
+    return found.paths, found.labels
+
+
+def _read(root: Path, split: str | os.PathLike[str] | None) -> Dataset:
+    root = require_folder(root, "the folder with the images")
     if split is None:
-        return build_dataset(root.name, {"all": _walk(root)}, DEFAULT_TEMPLATE)
+        return build_dataset(root.name, _walk(root), DEFAULT_TEMPLATE)
     split = absolute(split)
     readers = {".json": read_json_split, ".csv": _read_csv_split}
     reader = readers.get(split.suffix.lower())
@@ -106,20 +163,48 @@ def load_folder(
     return build_dataset(root.name, reader(split, root), DEFAULT_TEMPLATE)
 
 
-def _walk(root: Path) -> list[Item]:
+def _walk(root: Path) -> Items:
+    """Find the images of every part; of "all" where folders are classes."""
     folders = subfolders(root)
-    if folders and all(map(_is_part_name, folders)):
+    parts = {folder: part for folder in folders if (part := _part_of(folder))}
+    # One of several may be a class, such as "test" beside "control"; two are not.
+    if len(parts) < min(2, len(folders)) or not folders:
+        return {"all": _walk_classes(root, {})}
+    if loose := _loose_images(root):
+        raise _in_no_class(root, loose)
+    twice = [folder for folder, part in parts.items() if list(parts.values()).count(part) > 1]
+    if twice:
         raise ValueError(
-            f"The folders in {root} are called {', '.join(folders)}, like parts of a data set "
-            f"and not like classes; load each by itself, such as {root / folders[0]}."
+            f"{', '.join(twice)} in {root} mean the same part of a data set; load each by itself, "
+            f"such as {root / twice[0]}."
         )
-    loose = sorted(name for name in os.listdir(root) if is_image(name))
-    if loose:
-        raise ValueError(
-            f"{root / loose[0]} is in no class folder ({len(loose)} such images); move each image "
-            "into a folder named after its class."
+    if others := [folder for folder in folders if folder not in parts]:
+        warn(
+            f"{root} holds {', '.join(parts)}, the parts of a data set; left out: "
+            f"{', '.join(others)[:200]}.",
+            SkippedFilesWarning,
         )
-    found = {name: contents(root / name) for name in folders}
+    numbers: dict[str, int] = {}
+    ordered = sorted(parts, key=lambda folder: list(_PARTS).index(parts[folder]))
+    items = {parts[folder]: _walk_classes(root / folder, numbers) for folder in ordered}
+    _refuse_spellings(numbers, "class folders", root)
+    return _in_order(items)
+
+
+def _in_order(items: Items) -> Items:
+    """Number the classes of all parts in the order of their names."""
+    ranks = {name: i for i, name in enumerate(sorted({n for p in items.values() for *_, n in p}))}
+    return {
+        part: [(path, ranks[name], name) for path, _, name in found]
+        for part, found in items.items()
+    }
+
+
+def _walk_classes(root: Path, numbers: dict[str, int]) -> list[Item]:
+    """Find the images of a folder of class folders; number the classes that are new."""
+    if loose := _loose_images(root):
+        raise _in_no_class(root, loose)
+    found = {name: contents(root / name) for name in subfolders(root)}
     # Only folders that hold images are classes.
     classes = {name: held.images for name, held in found.items() if held.images}
     if not classes:
@@ -131,14 +216,27 @@ def _walk(root: Path) -> list[Item]:
     if any(held.skipped or not held.images for held in found.values()):
         warn(f"{root}: {_skipped(found)}", SkippedFilesWarning)
     return [
-        (path, number, name)
-        for number, (name, images) in enumerate(classes.items())
+        (path, numbers.setdefault(name, len(numbers)), name)
+        for name, images in classes.items()
         for path in images
     ]
 
 
-def _is_part_name(folder: str) -> bool:
-    return _PART_NAME.fullmatch(folder.strip().lower()) is not None
+def _loose_images(root: Path) -> list[str]:
+    return sorted(name for name in os.listdir(root) if is_image(name))
+
+
+def _in_no_class(root: Path, loose: list[str]) -> ValueError:
+    return ValueError(
+        f"{root / loose[0]} is in no class folder ({len(loose)} such images); move each image "
+        "into a folder named after its class."
+    )
+
+
+def _part_of(folder: str) -> str | None:
+    """Name the part of a data set that a folder's name means."""
+    name = folder.strip().lower()
+    return next((part for part, names in _PART_NAMES.items() if names.fullmatch(name)), None)
 
 
 def _refuse_parts_inside(root: Path, classes: Mapping[str, list[str]]) -> None:
@@ -150,7 +248,7 @@ def _refuse_parts_inside(root: Path, classes: Mapping[str, list[str]]) -> None:
     if any(os.path.dirname(path) == str(root / n) for n, held in classes.items() for path in held):
         return
     names, example = ", ".join(common)[:200], next(iter(classes))
-    if all(map(_is_part_name, common)):
+    if all(map(_part_of, common)):
         raise ValueError(
             f"Every class folder in {root} holds the folders {names}, like parts of a data set; "
             "all of them would be mixed. List the images in a file with the columns path, label "
@@ -246,13 +344,13 @@ def _csv_rows(file: Path, root: Path, reader: csv.DictReader) -> Iterable[tuple[
         yield str(root / row["path"]), row["label"], row.get("split", "all")
 
 
-def _refuse_spellings(names: Iterable[str], kind: str, file: Path) -> None:
+def _refuse_spellings(names: Iterable[str], kind: str, where: Path) -> None:
     """Raise ValueError for two names that differ in case or spaces only."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(" ".join(name.split()).casefold(), name)
         if other != name:
             raise ValueError(
-                f"{file} has the {kind} {other!r} and {name!r}, which differ in case or spaces "
+                f"{where} has the {kind} {other!r} and {name!r}, which differ in case or spaces "
                 "only; spell them alike."
             )

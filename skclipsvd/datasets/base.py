@@ -202,6 +202,33 @@ class Contents:
     skipped: list[str] = field(default_factory=list)
 
 
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """List the images in a folder and the folders inside it, by their names.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Any folder.
+
+    Returns
+    -------
+    paths : list of str
+        Absolute, sorted by name in each folder; as `load_folder` finds them.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+
+    Examples
+    --------
+    >>> from skclipsvd.datasets import list_images
+    >>> list_images("unlabelled")  # doctest: +SKIP
+    ['/home/me/unlabelled/1.jpg', '/home/me/unlabelled/2.jpg']
+    """
+    return contents(require_folder(absolute(folder), "a folder of images")).images
+
+
 def contents(folder: str | Path, _above: tuple[str, ...] = ()) -> Contents:
     """List what is in a folder and the folders inside it, links followed."""
     found = Contents()

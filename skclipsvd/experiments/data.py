@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from ..caching.files import replacing
 from ..datasets import Dataset, load, load_folder, load_handwritten_digits
-from ..datasets.base import absolute, build_dataset
+from ..datasets.base import absolute
 from ..model_selection import sample_shots
 
 
@@ -195,12 +194,13 @@ def open_folder(
     split: str | os.PathLike | None = None,
     class_names: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Find the images of a folder, with or without folders "train" and "test" in it.
+    """Find the images of a folder, and give its classes words for prompts.
 
     Parameters
     ----------
     folder : str or path-like
-        A folder of class folders; or of ``train`` and ``test``, each a folder of class folders.
+        A folder of class folders; or of ``train``, ``test`` and perhaps ``val``, each a folder of
+        class folders.
     split : str or path-like, optional
         A file that lists the images, as for `skclipsvd.datasets.load_folder`.
     class_names : mapping of str to str, optional
@@ -221,10 +221,7 @@ def open_folder(
     >>> data = open_folder("photos", class_names={"outwear": "outerwear"})  # doctest: +SKIP
     """
     folder = absolute(folder)
-    if split is None and (folder / "train").is_dir() and (folder / "test").is_dir():
-        data = _join(folder)
-    else:
-        data = load_folder(folder, split=split)
+    data = load_folder(folder, split=split)
     unknown = sorted(set(class_names or {}) - set(data.class_names))
     if unknown:
         raise ValueError(
@@ -233,18 +230,3 @@ def open_folder(
         )
     names = tuple((class_names or {}).get(name, name) for name in data.class_names)
     return replace(data, class_names=names)
-
-
-def _join(folder: Path) -> Dataset:
-    """Read two class trees as the parts of one data set."""
-    trees: dict[str, Any] = {p: load_folder(folder / p).splits["all"] for p in ("train", "test")}
-    names = sorted({name for split in trees.values() for name in split.labels.tolist()})
-    numbers = {name: number for number, name in enumerate(names)}
-    items = {
-        part: [
-            (path, numbers[name], name)
-            for path, name in zip(split.paths, split.labels.tolist(), strict=True)
-        ]
-        for part, split in trees.items()
-    }
-    return build_dataset(folder.name, items, "a photo of a {}.")

@@ -6,15 +6,18 @@ from .decoding import (
     check_exist,
     decode_all,
     decoding_threads,
+    find_unreadable,
     identity,
     iterate,
     stack_views,
 )
-from .items import Item, Name, as_items
+from .items import ImageLike, Images, Item, Name, as_items
 from .preprocessing import normalise, size_of
 
 __all__ = [
     "Decoded",
+    "ImageLike",
+    "Images",
     "Item",
     "Name",
     "as_items",
@@ -22,6 +25,7 @@ __all__ = [
     "check_exist",
     "decode_all",
     "decoding_threads",
+    "find_unreadable",
     "identity",
     "iterate",
     "normalise",

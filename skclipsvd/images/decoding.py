@@ -33,6 +33,7 @@ _SOURCE_SCALE = 2
 _ENOUGH = 6
 # A larger set to predict is not the validation part of a search, which is asked for many times.
 _KEPT_AT_MOST = 2000
+_NO_SUCH_FILE = "no such file"
 # Part of what decoded images on disk are found by: raised where the same file gives other pixels.
 _PIXELS_VERSION = 2
 
@@ -88,17 +89,7 @@ def decode_all(
         Images that cannot be decoded, by index and path. Every bad one of `items` is counted.
     """
     statuses = check_exist(items, name)
-
-    def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
-        try:
-            return _decode_shared(item, status, preprocess, keep)
-        except Exception as error:
-            return error
-
-    # In threads even where it is one: handlers of signals run in the main thread only, so that
-    # what is caught here was raised by a decoder.
-    with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
-        results = list(pool.map(attempt, items, statuses))
+    results = _attempt_all(items, statuses, preprocess, n_threads, keep)
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
     for i, error in bad:
         if isinstance(error, MemoryError):
@@ -109,7 +100,54 @@ def decode_all(
     if bad:
         named = [(i, items[i], _reason(error)) for i, error in bad]
         raise ValueError(list_bad(named, name, "cannot be decoded")) from bad[0][1]
-    return results
+    return [result for result in results if isinstance(result, Decoded)]
+
+
+def find_unreadable(
+    items: Sequence[Item], preprocess: PreprocessCfg, n_threads: int
+) -> dict[int, str]:
+    """Tell which images cannot be read, and why.
+
+    Parameters
+    ----------
+    items, preprocess, n_threads
+        As for `decode_all`.
+
+    Returns
+    -------
+    reasons : dict of int to str
+        By index.
+    """
+    looks = [_look(item) for item in items]
+    reasons = {i: look for i, look in enumerate(looks) if isinstance(look, str)}
+    there = [i for i in range(len(items)) if i not in reasons]
+    statuses = [look for look in looks if not isinstance(look, str)]
+    results = _attempt_all([items[i] for i in there], statuses, preprocess, n_threads, keep=False)
+    for i, result in zip(there, results, strict=True):
+        if isinstance(result, MemoryError):
+            raise result
+        if isinstance(result, Exception):
+            reasons[i] = _reason(result)
+    return reasons
+
+
+def _attempt_all(
+    items: Sequence[Item],
+    statuses: Sequence[os.stat_result | None],
+    preprocess: PreprocessCfg,
+    n_threads: int,
+    keep: bool,
+) -> list[Decoded | Exception]:
+    def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
+        try:
+            return _decode_shared(item, status, preprocess, keep)
+        except Exception as error:
+            return error
+
+    # In threads even where it is one: handlers of signals run in the main thread only, so that
+    # what is caught here was raised by a decoder.
+    with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
+        return list(pool.map(attempt, items, statuses))
 
 
 def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:
@@ -134,23 +172,24 @@ def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_re
     ValueError
         Folders, pipes, sockets, devices and files too large to be read, by index.
     """
-    statuses, missing, unfits = [], [], []
-    for i, item in enumerate(items):
-        status = None
-        if isinstance(item, str):
-            try:
-                status = os.stat(item)
-            except (OSError, ValueError):  # ValueError: a null character
-                missing.append((i, item))
-            else:
-                if reason := unfit(status):
-                    unfits.append((i, item, reason))
-        statuses.append(status)
-    if missing:
-        raise FileNotFoundError(list_bad(missing, name, "no such file"))
-    if unfits:
-        raise ValueError(list_bad(unfits, name, "cannot be decoded"))
-    return statuses
+    looks = [_look(item) for item in items]
+    bad = [(i, items[i], look) for i, look in enumerate(looks) if isinstance(look, str)]
+    if missing := [(i, item) for i, item, reason in bad if reason == _NO_SUCH_FILE]:
+        raise FileNotFoundError(list_bad(missing, name, _NO_SUCH_FILE))
+    if bad:
+        raise ValueError(list_bad(bad, name, "cannot be decoded"))
+    return [look for look in looks if not isinstance(look, str)]
+
+
+def _look(item: Item) -> os.stat_result | str | None:
+    """Ask the file system about a path; say why where it cannot be read. None for other items."""
+    if not isinstance(item, str):
+        return None
+    try:
+        status = os.stat(item)
+    except (OSError, ValueError):  # ValueError: a null character
+        return _NO_SUCH_FILE
+    return unfit(status) or status
 
 
 def iterate(
@@ -235,10 +274,11 @@ def _decode_shared(
         arrays = disk_cache.read(key, (*size_of(preprocess), 3))
         if arrays is None:
             decoded = _decode(item, preprocess)
+            assert decoded.source is not None  # as it is by default
             disk_cache.write(key, view=decoded.view, source=decoded.source)
         else:
             decoded = Decoded(**arrays)
-        return decoded, decoded.view.nbytes + decoded.source.nbytes
+        return decoded, sum(a.nbytes for a in (decoded.view, decoded.source) if a is not None)
 
     return IMAGES.get_or_make(key, make)
 

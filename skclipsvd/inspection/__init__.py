@@ -4,6 +4,7 @@ from ._changes import head_changes, singular_value_changes
 from ._descriptions import describe_heads
 from ._explanations import Explanation, explain_prediction
 from .displays import (
+    ConfusionDisplay,
     EmbeddingDisplay,
     FewShotCurveDisplay,
     FitCurveDisplay,
@@ -21,6 +22,7 @@ __all__ = [
     "Explanation",
     "describe_heads",
     "load_concepts",
+    "ConfusionDisplay",
     "SpectrumDisplay",
     "HeadChangeDisplay",
     "HeatMapDisplay",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -74,13 +73,13 @@ def train(
     )
     scaler = torch.amp.GradScaler(task.backbone.device.type, enabled=recipe.dtype is torch.float16)
     losses: list[float] = []
+    seed = rng.randint(np.iinfo(np.int32).max)
     with (
-        _own_randomness(task.backbone.device, rng),
         explained_out_of_memory(task.backbone.device),
         _progress(recipe) as bar,
     ):
         model = install(task.backbone.skeleton(), adaptation)
-        encoders = Encoders(model, task, adaptation, recipe)
+        encoders = Encoders(model, task, adaptation, recipe, seed)
         if stopping is not None:
             stopping.update(*encoders.evaluate(stopping), adaptation.parameters())
         if recipe.n_steps:
@@ -121,14 +120,6 @@ def _epochs(
         order = rng.permutation(n) if per_epoch > 1 else np.arange(n)
         starts = range(0, n, recipe.batch_size)[: recipe.n_steps - first_step]
         yield (order[start : start + recipe.batch_size] for start in starts)
-
-
-@contextmanager
-def _own_randomness(device: torch.device, rng: np.random.RandomState) -> Iterator[None]:
-    """Let `rng` decide what torch draws (dropout), and leave the caller's generators alone."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(rng.randint(np.iinfo(np.int32).max))
-        yield
 
 
 def _progress(recipe: Recipe) -> tqdm:

@@ -1,7 +1,6 @@
 """Decompositions are made once, survive the process, and are not believed blindly."""
 
 import threading
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +17,7 @@ from skclipsvd.clip import load_backbone
 @pytest.fixture
 def backbone(small_model, tmp_path, monkeypatch, fresh_caches):
     monkeypatch.setenv("SKCLIPSVD_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_MIN_RANK_ON_DISK", 1)
+    monkeypatch.setattr(module, "MIN_RANK_ON_DISK", 1)
     return load_backbone(small_model, None, torch.device("cpu"))
 
 
@@ -91,7 +90,7 @@ def test_the_folder_is_bounded(backbone, monkeypatch):
     (old / "image.0.q.safetensors").write_bytes(bytes(1000))
     module.decompose(backbone, find_targets(backbone.model)[:1])
     assert old.exists()
-    monkeypatch.setattr(module, "_MAX_DISK_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_DISK_BYTES", 100)
     module.decompose(backbone, find_targets(backbone.model)[:1])
     assert not old.exists()
     assert list((cache_dir() / "factors" / backbone.fingerprint).iterdir())
@@ -124,28 +123,30 @@ def test_a_full_disk_costs_time_not_the_fit(backbone, monkeypatch):
     assert len(module.decompose(backbone, find_targets(backbone.model)[:2])) == 2
 
 
-def test_concurrent_cold_fits_leave_torchs_threads():
-    Matrix = namedtuple("Matrix", ["name", "shape"])
+def test_concurrent_cold_fits_leave_torchs_threads(backbone, monkeypatch):
     before = torch.get_num_threads()
-    targets = [Matrix(str(i), (1, 1)) for i in range(2)]
+    targets = find_targets(backbone.model)[:4]
     first_computes, second_done = threading.Event(), threading.Event()
     after = {}
+    real = torch.linalg.svd
 
-    def slow(target):
+    def slow(*args, **kwargs):
         first_computes.set()
         second_done.wait(0.5)
-        return target
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", slow)
 
     def second():
         torch.ones(10_000).sum()  # the thread takes its number while the first one's workers run
-        module._all_at_once(lambda target: target, targets)
+        module.decompose(backbone, targets[2:])
         second_done.set()
         after["second"] = torch.get_num_threads()
 
     torch.set_num_threads(2)
     try:
         with ThreadPoolExecutor(2) as pool:
-            one = pool.submit(module._all_at_once, slow, targets)
+            one = pool.submit(module.decompose, backbone, targets[:2])
             assert first_computes.wait(5)
             pool.submit(second).result()
             one.result()

@@ -86,5 +86,5 @@ def test_a_containers_limit_counts(tmp_path, version):
         folder, name = root / "memory" / "pod" / "box", "memory.limit_in_bytes"
         folder.mkdir(parents=True)
     (folder / name).write_text("1000000\n")
-    assert memory._control_groups(root, own) == [1_000_000]
-    assert memory._control_groups(root / "none", tmp_path / "none") == []
+    assert memory.control_group_limits(root, own) == [1_000_000]
+    assert memory.control_group_limits(root / "none", tmp_path / "none") == []

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import joblib
@@ -268,12 +269,10 @@ def test_a_diverging_fit_says_so_and_keeps_the_old_state(fitted, photographs):
 
 
 def test_interrupting_a_fit_leaves_nothing_behind(small_model, photographs, monkeypatch):
-    import skclipsvd.training.loop as training
-
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_finite", interrupted)
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
     clf = CLIPSVDClassifier(small_model, max_steps=3)
     with pytest.raises(KeyboardInterrupt):
         clf.fit(*photographs)
@@ -324,8 +323,12 @@ def test_gpu_and_cpu_agree(small_model, photographs):
 
 def test_one_image_per_class_is_no_reason_to_warn(small_model, digits):
     paths, labels = digits[0][:30], [f"class {i}" for i in range(30)]
-    CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
-    skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf = CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
+        skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
+    assert [str(warning.message) for warning in caught] == []
+    assert len(clf.classes_) == 30
 
 
 @pytest.mark.parametrize("problem", ["corrupt", "missing"])

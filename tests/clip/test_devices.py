@@ -74,21 +74,21 @@ def test_auto_is_float32_without_a_gpu():
 
 
 @pytest.fixture
-def slowness(monkeypatch):
+def set_slowness(monkeypatch):
     """Set how many times slower than float32 this processor is."""
 
     def set_to(ratio):
-        monkeypatch.setattr(devices, "_slowness", lambda dtype: ratio)
+        monkeypatch.setattr(devices, "slowness", lambda dtype: ratio)
 
     return set_to
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_slow_format_is_told_before_anything_is_done(
-    small_model, photographs, slowness, precision
+    small_model, photographs, set_slowness, precision
 ):
     paths, labels = photographs
-    slowness(94.0)
+    set_slowness(94.0)
     for estimator in (
         CLIPSVDClassifier(small_model, max_steps=1, precision=precision),
         CLIPZeroShotClassifier(small_model, precision=precision),
@@ -104,9 +104,9 @@ def test_a_slow_format_is_told_before_anything_is_done(
 
 @pytest.mark.parametrize("ratio", [0.2, 1.4, 4.0])
 def test_a_format_that_is_fast_enough_is_taken_in_silence(
-    small_model, photographs, slowness, ratio
+    small_model, photographs, set_slowness, ratio
 ):
-    slowness(ratio)
+    set_slowness(ratio)
     CLIPSVDClassifier(small_model, max_steps=1, precision="bf16").fit(*photographs)
 
 
@@ -115,13 +115,13 @@ def test_float32_is_not_even_timed(small_model, photographs, monkeypatch, precis
     def asked(dtype):
         raise AssertionError("timed")
 
-    monkeypatch.setattr(devices, "_slowness", asked)
+    monkeypatch.setattr(devices, "slowness", asked)
     CLIPSVDClassifier(small_model, max_steps=1, precision=precision).fit(*photographs)
 
 
 def test_a_measurement_leaves_the_number_of_threads_alone():
     before = torch.get_num_threads()
-    assert devices._slowness(torch.bfloat16) > 0
+    assert devices.slowness(torch.bfloat16) > 0
     assert torch.get_num_threads() == before
 
 

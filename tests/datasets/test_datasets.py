@@ -203,9 +203,7 @@ def test_folder_errors(tmp_path, monkeypatch):
         load_folder(tmp_path / "none")
     with pytest.raises(ValueError, match=r"No images in .*one folder per class"):
         load_folder(tmp_path)
-    touch(tmp_path, "train/cat/1.png", "val/cat/2.png")
-    with pytest.raises(ValueError, match=r"called train, val.*load each by itself"):
-        load_folder(tmp_path)
+    touch(tmp_path, "train/cat/1.png")
     monkeypatch.chdir(tmp_path)
     assert Path(load_folder("train").splits["all"].paths[0]).is_absolute()
     touch(tmp_path, "train/loose.jpg")
@@ -214,13 +212,67 @@ def test_folder_errors(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "parts",
-    [("Training", "Testing"), ("Train", "TEST"), ("seg_train", "seg_test"), ("train", "dev")],
+    ("folders", "parts"),
+    [
+        (("Training", "Testing"), ("train", "test")),
+        (("Train", "TEST"), ("train", "test")),
+        (("seg_train", "seg_test"), ("train", "test")),
+        (("train", "dev"), ("train", "val")),
+        (("Validation", "test_set"), ("val", "test")),
+        (("training",), ("train",)),
+    ],
 )
-def test_parts_are_no_classes_however_they_are_spelt(tmp_path, parts):
-    touch(tmp_path, *(f"{part}/{name}/1.png" for part in parts for name in ("cat", "dog")))
-    with pytest.raises(ValueError, match="like parts of a data set and not like classes"):
-        load_folder(tmp_path)
+def test_parts_are_no_classes_however_they_are_spelt(tmp_path, folders, parts):
+    touch(tmp_path, *(f"{folder}/{name}/1.png" for folder in folders for name in ("dog", "cat")))
+    dataset = load_folder(tmp_path)
+    assert tuple(dataset.splits) == parts
+    assert dataset.class_names == ("cat", "dog")
+    for folder, part in zip(folders, parts, strict=True):
+        split = dataset.splits[part]
+        assert relative(split, tmp_path) == [f"{folder}/cat/1.png", f"{folder}/dog/1.png"]
+        assert split.targets.tolist() == [0, 1]
+
+
+def test_parts_of_a_tree_share_the_numbers_of_their_classes(tmp_path):
+    touch(tmp_path, "train/b/1.png", "train/c/1.png", "test/a/1.png", "test/c/1.png")
+    dataset = load_folder(tmp_path)
+    assert dataset.class_names == ("a", "b", "c")
+    assert dataset.splits["test"].targets.tolist() == [0, 2]
+    assert dataset.splits["train"].labels.tolist() == ["b", "c"]
+
+
+def test_what_is_no_part_of_a_tree_is_told(tmp_path):
+    touch(tmp_path, "train/a/1.png", "test/a/1.png", "masks/a/1.png")
+    with pytest.warns(SkippedFilesWarning, match="the parts of a data set; left out: masks"):
+        assert set(load_folder(tmp_path).splits) == {"train", "test"}
+    touch(tmp_path / "drug", "test/1.png", "control/1.png")
+    assert load_folder(tmp_path / "drug").class_names == ("control", "test")
+
+
+def test_parts_of_a_tree_errors(tmp_path):
+    touch(tmp_path / "twice", "train/a/1.png", "Training/a/1.png")
+    with pytest.raises(ValueError, match=r"mean the same part .*load each by itself"):
+        load_folder(tmp_path / "twice")
+    touch(tmp_path / "case", "train/Cat/1.png", "test/cat/1.png")
+    with pytest.raises(ValueError, match=r"has the class folders 'Cat' and 'cat'"):
+        load_folder(tmp_path / "case")
+    touch(tmp_path / "loose", "train/a/1.png", "test/1.png")
+    with pytest.raises(ValueError, match=r"1\.png is in no class folder"):
+        load_folder(tmp_path / "loose")
+
+
+def test_paths_and_labels_in_one_line(tmp_path):
+    touch(tmp_path, "plain/cat/1.png", "plain/dog/1.png", "tree/train/a/1.png", "tree/test/b/1.png")
+    paths, labels = load_folder(tmp_path / "plain", return_X_y=True)
+    assert [Path(path).parent.name for path in paths] == labels.tolist() == ["cat", "dog"]
+    paths, labels = load_folder(tmp_path / "tree", return_X_y=True, part="test")
+    assert labels.tolist() == ["b"]
+    with pytest.raises(ValueError, match=r"parts train, test; got part=None\. Name one"):
+        load_folder(tmp_path / "tree", return_X_y=True)
+    with pytest.raises(ValueError, match=r"the part all; got part='test'"):
+        load_folder(tmp_path / "plain", return_X_y=True, part="test")
+    with pytest.raises(ValueError, match="for return_X_y=True"):
+        load_folder(tmp_path / "plain", part="all")
 
 
 def test_folders_that_all_hold_the_same_folders(tmp_path):

@@ -4,6 +4,7 @@
 again. Matplotlib is imported when something is drawn.
 """
 
+from ._confusion import ConfusionDisplay
 from ._curves import FewShotCurveDisplay, FitCurveDisplay
 from ._embedding import EmbeddingDisplay
 from ._figures import COLOURS, MARKERS
@@ -12,6 +13,7 @@ from ._predictions import HeatMapDisplay, PredictionSheetDisplay
 from ._spectrum import SpectrumDisplay
 
 __all__ = [
+    "ConfusionDisplay",
     "SpectrumDisplay",
     "HeadChangeDisplay",
     "HeatMapDisplay",

@@ -1,0 +1,264 @@
+"""The command ``skclipsvd``: what it does, by the estimators and scikit-learn's metrics."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
+
+from ..caching.files import replacing
+from ..classifiers import (
+    BaseCLIPClassifier,
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+)
+from ..datasets import Dataset, Split, list_images, load_folder
+from ..exceptions import SkclipsvdWarning
+from ..inspection import ConfusionDisplay
+from ..persistence import load_adapter
+from ..predictions import prediction_table
+
+_METHODS = {"svd": CLIPSVDClassifier, "lora": CLIPLoRAClassifier}
+_Options = dict[str, Any]
+
+
+def run(command: str, options: _Options) -> int:
+    """Run a command; print errors and warnings in one line each.
+
+    Parameters
+    ----------
+    command : str
+        Its name.
+    options : dict
+        What the command line gave; None where it gave nothing.
+
+    Returns
+    -------
+    status : int
+        0; 1 after an error; 130 after Ctrl-C.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", SkclipsvdWarning)
+            warnings.showwarning = _show_warning
+            _COMMANDS[command](options)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _train(options: _Options) -> None:
+    output = _check_output(options.pop("output"), overwrite=options.pop("overwrite"))
+    data = load_folder(options.pop("folder"), split=options.pop("split"))
+    train = _part(data, "train")
+    validation = data.splits.get("val")
+    clf = _estimator(_METHODS[options.pop("method")], options)
+    fitted_on = {} if validation is None or not clf.early_stopping else _validation(validation)
+    clf.fit(train.paths, train.labels, **fitted_on)
+    clf.save_adapter(output)
+    print(
+        f"{len(train)} images of {len(clf.classes_)} classes, {clf.n_iter_} steps, "
+        f"{clf.n_parameters_tuned_:,} numbers trained; written: {output} "
+        f"({os.path.getsize(output) / 1024:.0f} KiB)"
+    )
+    if "test" in data.splits:
+        print(f"to test it: skclipsvd evaluate {output} FOLDER")
+
+
+def _validation(part: Split) -> dict[str, Any]:
+    return {"X_val": part.paths, "y_val": part.labels}
+
+
+def _predict(options: _Options) -> None:
+    _write_predictions(_load(options), options)
+
+
+def _zero_shot(options: _Options) -> None:
+    classes = options.pop("classes")
+    wanted = {name: options.pop(name) for name in ("images", "out", "top_k")}
+    clf = _estimator(CLIPZeroShotClassifier, options).fit(None, classes)
+    _write_predictions(clf, wanted)
+
+
+def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
+    out = options["out"] and _check_output(options["out"], overwrite=True)
+    paths = [path for given in options["images"] for path in _images(Path(given))]
+    rows = _records(prediction_table(clf, paths, top_k=options["top_k"], on_error="report"))
+    if out is None:
+        _write_csv(sys.stdout, rows)
+    else:
+        with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            _write_csv(file, rows)
+        print(f"{len(rows)} images; written: {out}")
+    if unread := sum(row["error"] is not None for row in rows):
+        print(
+            f"{unread} of {len(rows)} images could not be read; the column error says why.",
+            file=sys.stderr,
+        )
+
+
+def _images(given: Path) -> list[str]:
+    """List the images of a folder; a file is taken for one whatever it is called."""
+    if not given.is_dir():
+        return [str(given)]
+    found = list_images(given)
+    if not found:
+        raise ValueError(f"{given} holds no images, by their extensions.")
+    return found
+
+
+def _evaluate(options: _Options) -> None:
+    out = options.pop("out")
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    data = load_folder(options.pop("folder"), split=options.pop("split"))
+    part = _part(data, options.pop("part") or "test")
+    clf = _load(options)
+    _check_labels(part.labels, clf.classes_, data.name)
+    names = [str(label) for label in clf.classes_]
+    predicted = clf.predict(part.paths).astype(str)
+    print(f"accuracy: {accuracy_score(part.labels, predicted):.1%} of {len(part)} images\n")
+    report = dict(labels=names, zero_division=np.nan)
+    print(classification_report(part.labels, predicted, **report))
+    matrix = confusion_matrix(part.labels, predicted, labels=names)
+    print(_confusion_text(matrix, names))
+    if out is not None:
+        scores = classification_report(part.labels, predicted, output_dict=True, **report)
+        _write_evaluation(Path(out), matrix, names, scores)
+
+
+def _write_evaluation(
+    out: Path, matrix: NDArray, names: Sequence[str], scores: Mapping[str, Mapping[str, float]]
+) -> None:
+    per_class = [{"label": name, **scores[name]} for name in names]
+    confusion = [
+        {"true \\ predicted": name, **dict(zip(names, row.tolist(), strict=True))}
+        for name, row in zip(names, matrix, strict=True)
+    ]
+    for file, rows in (("per_class.csv", per_class), ("confusion.csv", confusion)):
+        with (out / file).open("w", encoding="utf-8", newline="") as stream:
+            _write_csv(stream, rows)
+    picture = ConfusionDisplay(matrix, display_labels=names).plot()
+    picture.figure_.savefig(out / "confusion.png", dpi=150)
+    print(f"written: per_class.csv, confusion.csv and confusion.png in {out}")
+
+
+def _confusion_text(matrix: NDArray, names: Sequence[str]) -> str:
+    """Say which classes are taken for which, the most frequent mistakes first."""
+    wrong = [
+        (int(matrix[i, j]), names[i], names[j])
+        for i, j in zip(*np.nonzero(matrix), strict=True)
+        if i != j
+    ]
+    lines = [f"  {n} x {true} taken for {other}" for n, true, other in sorted(wrong, reverse=True)]
+    more = [f"  and {len(lines) - 10} other pairs of classes"] if len(lines) > 10 else []
+    return "\n".join(["confusions:", *(lines[:10] or ["  none"]), *more])
+
+
+def _check_labels(labels: NDArray, classes: NDArray, name: str) -> None:
+    unknown = sorted(set(labels.tolist()) - {str(label) for label in classes.tolist()})
+    if unknown:
+        raise ValueError(
+            f"{name} has the class {unknown[0]!r} ({len(unknown)} such), which the classifier does "
+            f"not know; its classes are {', '.join(map(str, classes))[:300]}."
+        )
+
+
+def _info(options: _Options) -> None:
+    clf = load_adapter(options["model"])
+    lines = {"classifier": type(clf).__name__}
+    lines |= {
+        "backbone": f"{clf.model_name}, {clf.pretrained}" if clf.pretrained else clf.model_name
+    }
+    lines |= {"classes": ", ".join(map(str, clf.classes_))}
+    lines |= {name: str(getattr(clf, name)) for name in ("templates", "class_names")}
+    shown = ("n_iter_", "lr_", "best_validation_score_", "n_parameters_tuned_", "n_parameters_")
+    lines |= {name: str(getattr(clf, name)) for name in shown if hasattr(clf, name)}
+    lines |= {"backbone_fingerprint_": clf.backbone_fingerprint_[:12]}
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:{width}}  {value}")
+
+
+def _load(options: _Options) -> BaseCLIPClassifier:
+    clf = load_adapter(options.pop("model"))
+    given = {"verbose": int(not options["quiet"]), **options}
+    known = clf.get_params()
+    return clf.set_params(**{k: v for k, v in given.items() if k in known and v is not None})
+
+
+def _estimator(kind: type[BaseCLIPClassifier], options: _Options) -> Any:
+    """Make an estimator of what was given; the rest keeps its default."""
+    given = {name: value for name, value in options.items() if value is not None}
+    given["verbose"] = int(not given.pop("quiet"))
+    if file := given.get("class_names"):
+        given["class_names"] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return kind(**{name: value for name, value in given.items() if name in kind().get_params()})
+
+
+def _part(data: Dataset, name: str) -> Split:
+    """Return a part of the data; the whole where there are no parts."""
+    if name in data.splits:
+        return data.splits[name]
+    if list(data.splits) == ["all"]:
+        return data.splits["all"]
+    raise ValueError(f"{data.name} has no part {name}, only {', '.join(data.splits)}.")
+
+
+def _check_output(file: str, *, overwrite: bool) -> Path:
+    """Say before the work begins that its result cannot be written."""
+    path = Path(file).expanduser().absolute()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{file}: the folder {path.parent} does not exist; create it.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name a file in it.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{file} exists; name another file, or pass --overwrite.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{file}: the folder {path.parent} may not be written to.")
+    return path
+
+
+def _records(table: Any) -> list[dict[str, Any]]:
+    return table.to_dict("records") if hasattr(table, "to_dict") else table
+
+
+def _write_csv(file: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    rows = list(rows)
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)  # no "nan"
+
+
+_COMMANDS: Mapping[str, Callable[[_Options], None]] = {
+    "train": _train,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "zero-shot": _zero_shot,
+    "info": _info,
+}

@@ -1,0 +1,125 @@
+"""Predictions as a table, one row per image, with what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .classifiers import BaseCLIPClassifier, frozen_and_adapted
+from .frames import Table, table
+from .images import Images, Item, as_items, decoding_threads, find_unreadable
+
+# So few images are predicted again where one of them cannot be read.
+_CHUNK = 256
+
+
+def prediction_table(
+    clf: BaseCLIPClassifier, X: Images, *, top_k: int = 1, on_error: str = "raise"
+) -> Table:
+    """Predict images, and say of each how sure the classifier is.
+
+    Parameters
+    ----------
+    clf : fitted estimator
+        One of this package's classifiers.
+    X : sequence of n_images images
+        As for `fit`.
+    top_k : int, default=1
+        How many labels to list, the most probable first.
+    on_error : {"raise", "report"}, default="raise"
+        What to do about images that cannot be read: raise, as `predict` does, or leave their labels
+        and probabilities empty and say why in the column "error".
+
+    Returns
+    -------
+    table : DataFrame, or list of dict without pandas
+        One row per image: "path" (None for images that are no paths), "label" and "probability";
+        with ``top_k=3`` also "label_2", "probability_2", "label_3" and "probability_3"; with
+        ``on_error="report"`` also "error", None where there is none.
+
+    Raises
+    ------
+    ValueError
+        `top_k` is not between 1 and the number of classes, or `on_error` is something else.
+    FileNotFoundError, ValueError
+        As `predict`, for images that cannot be read, with ``on_error="raise"``.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPZeroShotClassifier, prediction_table
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+    >>> rows = prediction_table(clf, [paths[0], "missing.png"], on_error="report")
+    >>> rows["error"].tolist()
+    [None, 'no such file']
+    """
+    frozen_and_adapted(clf)  # what is wrong with the classifier is wrong with no image
+    n_classes = len(clf.classes_)
+    if not 1 <= top_k <= n_classes:
+        raise ValueError(f"top_k must be from 1 to {n_classes}, the classes; got {top_k}.")
+    if on_error not in ("raise", "report"):
+        raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
+    items = as_items(X)
+    errors: dict[int, str] = {}
+    if on_error == "raise":
+        probabilities = clf.predict_proba(items)
+    else:
+        errors, probabilities = _predict_readable(clf, items)
+    return table(_columns(clf.classes_, items, probabilities, errors, top_k, on_error))
+
+
+def _predict_readable(
+    clf: BaseCLIPClassifier, items: Sequence[Item]
+) -> tuple[dict[int, str], NDArray[np.float64]]:
+    """Predict what can be read; the other rows are NaN."""
+    probabilities = np.full((len(items), len(clf.classes_)), np.nan)
+    errors: dict[int, str] = {}
+    for rows in _chunks(len(items)):
+        left = rows
+        while left:
+            try:
+                probabilities[left] = clf.predict_proba([items[i] for i in left])
+                break
+            except (OSError, ValueError):
+                found = _find_unreadable(clf, [items[i] for i in left])
+                if not found:  # it was something else
+                    raise
+            errors |= {left[i]: reason for i, reason in found.items()}
+            left = [row for i, row in enumerate(left) if i not in found]
+    return errors, probabilities
+
+
+def _chunks(n_rows: int) -> Iterator[list[int]]:
+    yield from (list(range(i, min(i + _CHUNK, n_rows))) for i in range(0, n_rows, _CHUNK))
+
+
+def _find_unreadable(clf: BaseCLIPClassifier, items: Sequence[Item]) -> dict[int, str]:
+    backbone, _ = frozen_and_adapted(clf)
+    return find_unreadable(items, backbone.preprocess, decoding_threads(clf.n_jobs))
+
+
+def _columns(
+    classes: NDArray,
+    items: Sequence[Item],
+    probabilities: NDArray[np.float64],
+    errors: dict[int, str],
+    top_k: int,
+    on_error: str,
+) -> dict[str, list[Any]]:
+    names = classes.tolist()
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    columns: dict[str, list[Any]] = {"path": [i if isinstance(i, str) else None for i in items]}
+    for place in range(top_k):
+        suffix = f"_{place + 1}" if place else ""
+        chosen = best[:, place].tolist()
+        columns[f"label{suffix}"] = [
+            None if row in errors else names[number] for row, number in enumerate(chosen)
+        ]
+        columns[f"probability{suffix}"] = probabilities[np.arange(len(items)), chosen].tolist()
+    if on_error == "report":
+        columns["error"] = [errors.get(row) for row in range(len(items))]
+    return columns

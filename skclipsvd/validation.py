@@ -1,0 +1,38 @@
+"""scikit-learn's check of parameters, without losing what a type checker knows of a method.
+
+All of it is private there: `_parameter_constraints`, what they are written in and what reads them
+have no public names yet (scikit-learn #28963). So it is imported here, and only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+# Private: see above.
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+
+__all__ = ["Interval", "Method", "StrOptions", "check_parameters", "fit_context"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]:
+    """Check the parameters before a fit; its signature and its return type stay known.
+
+    Parameters
+    ----------
+    prefer_skip_nested_validation : bool
+        Whether estimators inside are spared the check of their own.
+
+    Returns
+    -------
+    decorator : callable
+    """
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def check_parameters(estimator: BaseEstimator) -> None:
+    """Raise ValueError where a parameter is out of its range, without a fit."""
+    estimator._validate_params()  # private: see above

@@ -1,0 +1,240 @@
+"""The command ``skclipsvd``, from what is typed to what is printed and written."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import skclipsvd
+from skclipsvd import load_adapter, prediction_table
+from skclipsvd.commands import main
+from skclipsvd.datasets import load_handwritten_digits
+
+NAMES = ("one", "seven", "zero")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Digits of three classes, in folders: twelve of each to train on, eight to test on."""
+    root = tmp_path_factory.mktemp("digits")
+    paths, labels = load_handwritten_digits()
+    for name in NAMES:
+        for i, row in enumerate(np.flatnonzero(np.array(labels) == name)[:20]):
+            folder = root / ("train" if i < 12 else "test") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(paths[row], folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tree, tmp_path_factory):
+    file = tmp_path_factory.mktemp("models") / "digits.safetensors"
+    options = [
+        "--model",
+        "tiny",
+        "--no-augment",
+        "--max-steps",
+        "4",
+        "--lr",
+        "0.01",
+        "--seed",
+        "0",
+        "--quiet",
+    ]
+    assert main(["train", str(tree), "-o", str(file), *options]) == 0
+    return file
+
+
+def rows_of(file):
+    with Path(file).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_train_writes_what_the_estimator_would(tree, model):
+    clf = load_adapter(model)
+    paths, labels = skclipsvd.datasets.load_folder(tree, return_X_y=True, part="train")
+    same = skclipsvd.CLIPSVDClassifier("tiny", augment=False, max_steps=4, lr=0.01, random_state=0)
+    same.fit(paths, labels)
+    assert clf.classes_.tolist() == list(NAMES)
+    for name, values in same.singular_values_.items():
+        np.testing.assert_array_equal(clf.singular_values_[name], values)
+
+
+def test_train_reads_words_for_prompts_and_another_method(tree, tmp_path, capsys):
+    words = tmp_path / "words.json"
+    words.write_text(json.dumps({"one": "a stroke", "zero": "a ring", "seven": "a hook"}))
+    file = tmp_path / "lora.safetensors"
+    options = f"--method lora --model tiny --epochs 1 --class-names {words} --templates".split()
+    options += ["{}", "--quiet"]
+    assert main(["train", str(tree), "-o", str(file), *options]) == 0
+    clf = load_adapter(file)
+    assert type(clf).__name__ == "CLIPLoRAClassifier"
+    assert clf.class_names["zero"] == "a ring"
+    assert f"skclipsvd evaluate {file}" in capsys.readouterr().out
+
+
+def test_predict_writes_every_image_and_what_is_wrong_with_it(tree, model, tmp_path, capsys):
+    folder = tmp_path / "new"
+    shutil.copytree(tree / "test" / "zero", folder / "deep")
+    (folder / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "predictions.csv"
+    command = ["predict", str(model), str(folder), str(tmp_path / "gone.png"), "--quiet"]
+    assert main([*command, "--out", str(out), "--top-k", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "10 images; written" in printed.out
+    assert "2 of 10 images could not be read" in printed.err
+    rows = rows_of(out)
+    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    wrong = {Path(row["path"]).name: row for row in rows if row["error"]}
+    assert set(wrong) == {"broken.png", "gone.png"}
+    assert wrong["gone.png"]["error"] == "no such file"
+    assert "is not an image file" in wrong["broken.png"]["error"]
+    assert {row["label"] + row["probability"] for row in wrong.values()} == {""}
+    good = [row for row in rows if not row["error"]]
+    clf = load_adapter(model)
+    probabilities = clf.predict_proba([row["path"] for row in good])
+    assert [row["label"] for row in good] == clf.predict([row["path"] for row in good]).tolist()
+    expected = np.sort(probabilities, axis=1)[:, ::-1]
+    found = [[float(row["probability"]), float(row["probability_2"])] for row in good]
+    np.testing.assert_array_equal(found, expected[:, :2])
+
+
+def test_predict_prints_without_a_file(tree, model, capsys):
+    image = str(tree / "test" / "one" / "15.png")
+    assert main(["predict", str(model), image, "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "path,label,probability,error"
+    assert lines[1].startswith(f"{image},")
+
+
+def test_evaluate_says_and_writes_how_good_it_is(tree, model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "evaluation"
+    assert main(["evaluate", str(model), str(tree), "--out", str(out), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    paths, labels = skclipsvd.datasets.load_folder(tree, return_X_y=True, part="test")
+    predicted = load_adapter(model).predict(paths)
+    assert f"accuracy: {np.mean(predicted == labels):.1%} of 24 images" in printed
+    confusion = rows_of(out / "confusion.csv")
+    counts = np.array([[int(row[name]) for name in NAMES] for row in confusion])
+    for (i, j), n in np.ndenumerate(counts):
+        assert n == np.sum((labels == NAMES[i]) & (predicted == NAMES[j]))
+    recall = {row["label"]: float(row["recall"]) for row in rows_of(out / "per_class.csv")}
+    assert recall == pytest.approx({n: np.mean(predicted[labels == n] == n) for n in NAMES})
+    with Image.open(out / "confusion.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_evaluate_refuses_other_classes(tree, model, tmp_path, capsys):
+    shutil.copytree(tree / "test" / "zero", tmp_path / "other" / "nought")
+    assert main(["evaluate", str(model), str(tmp_path / "other"), "--quiet"]) == 1
+    assert "the class 'nought'" in capsys.readouterr().err
+
+
+def test_zero_shot(tree, tmp_path):
+    out = tmp_path / "zero-shot.csv"
+    command = ["zero-shot", str(tree / "test"), "--classes", *NAMES, "--model", "tiny"]
+    assert main([*command, "--templates", "{}", "--out", str(out), "--quiet"]) == 0
+    clf = skclipsvd.CLIPZeroShotClassifier("tiny", templates="{}").fit(None, NAMES)
+    rows = rows_of(out)
+    assert [row["label"] for row in rows] == clf.predict([row["path"] for row in rows]).tolist()
+
+
+def test_info(model, capsys):
+    assert main(["info", str(model)]) == 0
+    printed = capsys.readouterr().out
+    assert "CLIPSVDClassifier" in printed
+    assert "one, seven, zero" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train NOWHERE -o x.safetensors", "NOWHERE does not exist"),
+        ("train TREE -o no/such/x.safetensors", "the folder .* does not exist; create it"),
+        ("train TREE -o MODEL", "exists; name another file, or pass --overwrite"),
+        ("predict NOWHERE TREE", "no such adapter file"),
+        ("predict MODEL EMPTY", "holds no images"),
+        ("predict MODEL TREE --top-k 9", "top_k must be from 1 to 3"),
+        ("evaluate MODEL TREE --part dev", "has no part dev, only train, test"),
+        ("train TREE -o x.safetensors --model ViT-B-61", "ViT-B-61"),
+    ],
+)
+def test_errors_come_in_one_line(arguments, message, tree, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {"TREE": tree, "MODEL": model, "EMPTY": tmp_path / "empty"}
+    typed = [str(places.get(word, word)) for word in arguments.split()]
+    assert main([*typed, "--quiet"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert re.search(message, error[0]), error
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from skclipsvd.commands import main\n"
+        "try: main(['predict', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print({'torch', 'sklearn', 'numpy', 'open_clip', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert "--top-k" in done.stdout
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "skclipsvd", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == skclipsvd.__version__
+
+
+def test_others_are_handed_on(capsys):
+    with pytest.raises(SystemExit):
+        main(["experiments", "few-shot", "--help"])
+    assert "--shots" in capsys.readouterr().out
+
+
+def test_interrupted(tree, model, monkeypatch, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(skclipsvd.CLIPSVDClassifier, "fit", interrupt)
+    out = tmp_path / "x.safetensors"
+    assert main(["train", str(tree), "-o", str(out), "--quiet"]) == 130
+    assert not out.exists()
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_prediction_table_raises_or_reports(tree, model):
+    clf = load_adapter(model)
+    good = [str(path) for path in sorted((tree / "test").rglob("*.png"))]
+    with pytest.raises(FileNotFoundError, match=r"X\[1\] = 'gone\.png'"):
+        prediction_table(clf, [good[0], "gone.png"])
+    with pytest.raises(ValueError, match="on_error must be"):
+        prediction_table(clf, good, on_error="ignore")
+    # More than one chunk, bad ones in both.
+    many = (good * 20)[:300]
+    many[3] = many[290] = "gone.png"
+    table = prediction_table(clf, many, on_error="report")
+    assert table["error"].notna().to_numpy().nonzero()[0].tolist() == [3, 290]
+    kept = [path for path in many if path != "gone.png"]
+    assert table["label"].dropna().tolist() == clf.predict(kept).tolist()
+    np.testing.assert_array_equal(
+        table["probability"].dropna(), clf.predict_proba(kept).max(axis=1)
+    )
+
+
+def test_prediction_table_does_not_blame_images_for_other_faults(tree, model):
+    clf = load_adapter(model)
+    clf.backbone_fingerprint_ = "0" * 64
+    with pytest.raises(ValueError, match="not the weights that this classifier was fitted on"):
+        prediction_table(clf, [str(tree / "test" / "one" / "15.png")], on_error="report")
