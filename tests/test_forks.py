@@ -92,6 +92,7 @@ def test_locks_that_another_thread_held_at_the_fork_are_open():
         from PIL import Image
         from skclipsvd.adaptation import factors
         from skclipsvd.caching import process as caches
+        from skclipsvd.clip import randomness
         from skclipsvd.images import opening
 
         clf = svd().fit(paths, labels)
@@ -99,7 +100,7 @@ def test_locks_that_another_thread_held_at_the_fork_are_open():
         held, done = threading.Event(), threading.Event()
 
         def hold():
-            locks = [caches.IMAGES._lock, factors._THREADS_LOCK, factors._DECOMPOSING]
+            locks = [caches.IMAGES._lock, factors._DECOMPOSING, randomness._ONE_AT_A_TIME]
             for lock in locks + opening._LOCKS:
                 lock.acquire()
             held.set()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ..caching.memory import explained_out_of_memory
 from ..caching.process import MERGED
 from ..clip import Backbone
 from .base import Adaptation
@@ -25,7 +26,8 @@ def merged_once(
     backbone : Backbone
         The frozen model.
     state : mapping of str to array
-        The adaptation's numbers; equal numbers share one merged model.
+        The adaptation's numbers; equal numbers share one merged model, which lives about as long
+        as the last of them.
     build : callable
         Returns the adaptation, where it has not been merged yet.
 
@@ -45,4 +47,5 @@ def merged_once(
         return model, replaced
 
     key = (backbone.fingerprint, str(backbone.device), digest.hexdigest())
-    return MERGED.get_or_make(key, make)
+    with explained_out_of_memory():
+        return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))

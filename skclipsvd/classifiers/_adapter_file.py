@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ..caching.files import replacing
 from ..validation import check_parameters
@@ -75,17 +75,18 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         "fitted": plain,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = save(arrays, metadata={_KEY: json.dumps(header)})
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
+        temporary.write_bytes(content)
 
 
 def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
+        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
+        content = path.read_bytes()
+        arrays = {name: array.copy() for name, array in load(content).items()}
+        header = json.loads(_metadata(content).get(_KEY, "null"))
     except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
     if not isinstance(header, dict):
@@ -103,6 +104,12 @@ def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
         raise ValueError(
             f"{path} is damaged: its header and arrays do not fit ({error})."
         ) from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read what a safetensors file says beside its arrays, once it is known to be one."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + n_bytes]).get("__metadata__", {})
 
 
 def _rebuild(

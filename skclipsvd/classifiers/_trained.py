@@ -121,8 +121,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             weight of zero is the same as leaving it out.
         X_val, y_val : sequence of images and array-like of labels, optional
             Validation part; its accuracy after every epoch is kept in `validation_scores_`, without
-            weights. With
-            `early_stopping` it takes the place of a part of X.
+            weights. With `early_stopping` it takes the place of a part of X.
 
         Returns
         -------

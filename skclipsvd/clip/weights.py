@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..caching.memory import is_out_of_memory
 from ..exceptions import RandomWeightsWarning, warn
 from .local_config import check_transformers_config, read_config
 from .randomness import seeded
@@ -307,6 +308,8 @@ def _hub_answers() -> bool:
 def _explain(error: Exception, model_name: str, pretrained: str | None) -> Exception:
     asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
     text = str(error)
+    if is_out_of_memory(error):
+        return MemoryError(f"{asked}: memory ran out while the model was loaded.")
     if "transformers" in text:
         return ImportError(
             f"{asked}: the text tower is a Hugging Face model; install it with "
