@@ -19,7 +19,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..caching.files import cache_dir, replacing
-from ..caching.memory import explained_out_of_memory
 from ..caching.process import FACTORS
 from ..clip import Backbone
 from ..progress import note, phase
@@ -83,16 +82,15 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
         key = (backbone.fingerprint, device, target.name)
         return FACTORS.get_or_make(key, lambda: make(target))
 
-    with explained_out_of_memory():
-        if factors_in_memory(backbone, [target.name for target in targets]):
-            note("decompositions of %d matrices: in memory", len(targets))
-            factors = {target.name: get(target) for target in targets}
-        else:
-            n_on_disk = sum(_file(folder, target).exists() for target in targets)
-            which = f"{n_on_disk} on disk, {len(targets) - n_on_disk} to compute"
-            what = f"decompositions of {len(targets)} matrices ({which})"
-            with phase(what, len(targets), "matrix") as bar:
-                factors = _all_at_once(get, targets, bar.advance)
+    if factors_in_memory(backbone, [target.name for target in targets]):
+        note("decompositions of %d matrices: in memory", len(targets))
+        factors = {target.name: get(target) for target in targets}
+    else:
+        n_on_disk = sum(_file(folder, target).exists() for target in targets)
+        which = f"{n_on_disk} on disk, {len(targets) - n_on_disk} to compute"
+        what = f"decompositions of {len(targets)} matrices ({which})"
+        with phase(what, len(targets), "matrix") as bar:
+            factors = _all_at_once(get, targets, bar.advance)
     _prune(folder.parent, keep=folder)
     return factors
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
 from ..exceptions import UnchangedPredictionsWarning
 from ..images import (
@@ -42,6 +43,8 @@ from ..training import (
     Recipe,
     Task,
     TrainingState,
+    automatic_lr,
+    automatic_steps,
     checked_folder,
     steps_per_epoch,
     train,
@@ -63,9 +66,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int
+    epochs: int | Literal["auto"]
     max_steps: int | None
-    lr: float
+    lr: float | Literal["auto"]
     weight_decay: float
     micro_batch_size: int | None
     checkpointing: bool
@@ -81,6 +84,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     checkpoint_dir: str | os.PathLike[str] | None
 
     loss_curve_: NDArray[np.float32]
+    lr_: float
+    n_steps_: int
     n_iter_: int
     n_parameters_tuned_: int
     validation_scores_: NDArray[np.float64]
@@ -91,6 +96,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         **BaseCLIPClassifier._saved,
         "loss_curve_": Saved("array"),
         "n_iter_": Saved("number"),
+        # Optional: files of 0.1.0 do not hold them.
+        "lr_": Saved("number", optional=True),
+        "n_steps_": Saved("number", optional=True),
         "n_parameters_tuned_": Saved("number"),
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
@@ -110,6 +118,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(
         self,
         X: Images,
@@ -195,10 +204,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), backbone)
+        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
 
         def attributes() -> dict[str, Any]:
-            return self._fitted_attributes(backbone, adaptation, classes, task)
+            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
             self,
@@ -342,11 +352,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if state is None:
             return self._started(backbone, targets, rng)
         self._check_resumable(state)
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                "warm_start=True, but the weights are not those of the last fit. Use the same "
-                "model_name and pretrained, or warm_start=False."
-            )
+        try:
+            self._check_backbone(backbone)
+        except ValueError as error:
+            raise ValueError(f"warm_start=True, but {error} Or use warm_start=False.") from None
         if {target.name for target in targets} != _owners(state):
             raise ValueError(
                 "warm_start=True, but towers, matrices or layers choose other matrices than those "
@@ -357,15 +366,37 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
-        steps = self.max_steps
-        if steps is None:
-            steps = self.epochs * steps_per_epoch(n_images, self.batch_size)
+    def n_steps_for(self, n_images: int) -> int:
+        """Count the steps that a fit takes, without fitting.
+
+        Parameters
+        ----------
+        n_images : int
+            Images to train on, without those kept for validation.
+
+        Returns
+        -------
+        n_steps : int
+            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to.
+        """
+        if self.max_steps is not None:
+            return int(self.max_steps)
+        if self.epochs == "auto":
+            return automatic_steps(n_images, self.batch_size)
+        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
+
+    def _recipe(
+        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
+    ) -> Recipe:
+        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+        lr = self.lr
+        if lr == "auto":
+            lr = automatic_lr(n_steps, shots, adaptation.reach)
         return Recipe(
-            n_steps=int(steps),
+            n_steps=n_steps,
             batch_size=int(self.batch_size),
             micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(self.lr),
+            lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
             dtype=choose_dtype(self.precision, backbone.device),
@@ -386,6 +417,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
+            "backbone_config_": dict(backbone.config),
         }
 
     def _check_finite(
@@ -402,9 +434,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if not all(np.isfinite(array).all() for array in numbers):
             raise FloatingPointError(
                 "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it is {self.lr}) or weight_decay ({self.weight_decay}), or use "
+                f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
                 "precision='fp32'. The estimator is as it was before."
             )
+
+    def _learnt(self) -> Mapping[str, NDArray]:
+        return getattr(self, self._state_attribute)
 
     def _unchanged(
         self,
@@ -448,7 +483,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         )
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
-        state = getattr(self, self._state_attribute)
+        state = self._learnt()
 
         def restored() -> Adaptation:
             owners = _owners(state)

@@ -37,7 +37,7 @@ def embed(
     dtype: torch.dtype,
     batch_size: int,
     n_threads: int,
-    head: Callable[[Tensor], Tensor] = lambda features: features,
+    head: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Embed images batch by batch, in memory that does not grow with their number.
 
@@ -52,7 +52,8 @@ def embed(
     device, dtype, batch_size, n_threads
         Where and how.
     head : callable, optional
-        What to keep of a batch's float32 unit vectors of shape (batch, n_features).
+        What to keep of a batch's float32 unit vectors of shape (batch, n_features). By default
+        all.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def embed(
                 with autocast(device, dtype):
                     pixels = normalise(torch.cat([batch, padding]), preprocess, device)
                     features = unit_image_features(model, pixels)
-                answers = head(features)[:n].cpu().numpy()
+                answers = (features if head is None else head(features))[:n].cpu().numpy()
             if kept is None:
                 kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
             kept[done : done + n] = answers

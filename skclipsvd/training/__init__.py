@@ -1,5 +1,6 @@
 """The one loop, and the training forms of both towers."""
 
+from .automatic import automatic_lr, automatic_steps
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
 from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
@@ -16,6 +17,8 @@ __all__ = [
     "FitMonitor",
     "Recipe",
     "Task",
+    "automatic_lr",
+    "automatic_steps",
     "TrainingState",
     "checked_folder",
     "learning_rate",
