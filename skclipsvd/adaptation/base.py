@@ -58,6 +58,11 @@ class Adaptation(ABC):
             Cast once, instead of in every step.
         """
 
+    @property
+    @abstractmethod
+    def reach(self) -> float:
+        """By how much a weight's singular values change where all trained numbers change by 1."""
+
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the trained numbers as float32 arrays, by name."""

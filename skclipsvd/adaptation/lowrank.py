@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -92,6 +93,16 @@ class LowRankAdaptation(Adaptation):
 
     def cast(self, dtype: torch.dtype) -> None:
         """Do nothing: what is frozen is the model's own."""
+
+    @property
+    def reach(self) -> float:
+        """Estimate it for one direction of ``B``, of n equal numbers, and rows of a drawn ``A``.
+
+        Their lengths are ``sqrt(n_out)`` and, of numbers between ``-n_in ** -0.5`` and that,
+        ``sqrt(1 / 3)``; the geometric mean over the targets.
+        """
+        logs = [math.log(target.shape[0] / 3) / 2 for target in self.targets]
+        return self.scale * math.exp(sum(logs) / len(logs))
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the factors, by target name and part, and the ``"scale"``."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ..caching.memory import explained_out_of_memory
 from ..caching.process import MERGED
 from ..clip import Backbone
 from .base import Adaptation
@@ -35,10 +34,6 @@ def merged_once(
     -------
     model : torch.nn.Module
     """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(state[name]).data)
 
     def make() -> tuple[nn.Module, int]:
         adaptation = build()
@@ -46,6 +41,14 @@ def merged_once(
         replaced = sum(model.get_parameter(name).nbytes for name in adaptation.by_tensor())
         return model, replaced
 
-    key = (backbone.fingerprint, str(backbone.device), digest.hexdigest())
-    with explained_out_of_memory():
-        return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))
+    key = (backbone.identity, str(backbone.device), state_digest(state))
+    return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))
+
+
+def state_digest(state: Mapping[str, NDArray]) -> str:
+    """Hash an adaptation's numbers: equal ones, and only those, give the same text."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(state[name]).data)
+    return digest.hexdigest()

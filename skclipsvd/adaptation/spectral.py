@@ -60,6 +60,11 @@ class SpectralAdaptation(Adaptation):
             name: f._replace(u=f.u.to(dtype), vh=f.vh.to(dtype)) for name, f in self.factors.items()
         }
 
+    @property
+    def reach(self) -> float:
+        """Return 1: they are the singular values."""
+        return 1.0
+
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the singular values, by target name."""
         return {name: s.detach().cpu().numpy().copy() for name, s in self.s.items()}

@@ -24,8 +24,9 @@ Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything.
 _FORMAT = 2
 _KEY = "skclipsvd"
-# Where a model runs is the reader's affair, not the writer's.
-_NOT_SAVED = frozenset({"device", "n_jobs"})
+# Where a model runs, and what is written and said on the way, is the reader's affair, not the
+# writer's, and changes no number.
+MACHINE_PARAMETERS = frozenset({"device", "n_jobs", "verbose", "checkpoint_dir"})
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,15 @@ class Saved:
 
     Attributes
     ----------
-    kind : {"labels", "number", "text", "array", "arrays"}
-        ``"arrays"`` is a dict of str to array.
+    kind : {"labels", "number", "text", "settings", "array", "arrays"}
+        ``"settings"`` is a dict of str to plain value, ``"arrays"`` one of str to array.
     dtype : str
         Of arrays.
     optional : bool
         Whether only some fits leave it behind.
     """
 
-    kind: Literal["labels", "number", "text", "array", "arrays"]
+    kind: Literal["labels", "number", "text", "settings", "array", "arrays"]
     dtype: str = "float32"
     optional: bool = False
 
@@ -66,6 +67,8 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             arrays[name] = value
         elif kind == "labels":
             plain[name] = _encode_labels(value)
+        elif kind == "settings":
+            plain[name] = _encode(value)
         else:
             plain[name] = _item(value)
     header = {
@@ -170,7 +173,7 @@ def _from_format_1(header: Mapping[str, Any]) -> dict[str, Any]:
 def _encode_parameters(estimator: BaseCLIPClassifier) -> dict[str, Any]:
     encoded = {}
     for name, value in estimator.get_params(deep=False).items():
-        if name in _NOT_SAVED:
+        if name in MACHINE_PARAMETERS:
             continue
         try:
             encoded[name] = _encode(value)
@@ -220,7 +223,15 @@ def _decode_labels(encoded: Mapping[str, Any]) -> NDArray:
     return np.array([_label(value) for value in encoded["values"]]).astype(encoded["dtype"])
 
 
+def _decode_settings(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    settings = _decode(encoded)
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError("settings are a mapping of names")
+    return settings
+
+
 _SCALARS: dict[str, Callable[[Any], Any]] = {
+    "settings": _decode_settings,
     "labels": _decode_labels,
     "text": str,
     "number": lambda value: value,

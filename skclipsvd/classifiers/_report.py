@@ -117,6 +117,9 @@ def _summary(estimator: Any) -> str:
     losses: Sequence[float] = getattr(estimator, "loss_curve_", ())
     if len(losses):
         steps = f"{len(losses):,} step{'s' if len(losses) > 1 else ''}"
+        lr = getattr(estimator, "lr_", None)
+        if lr is not None:
+            steps += f", learning rate {lr:.3g} falling to zero"
         rows.append(
             ("Training", f"{steps}; loss {losses[0]:.4g} at first, {losses[-1]:.4g} at last")
         )

@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from torch import nn
 
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
+from ..progress import shown
 from ..validation import fit_context
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
@@ -27,8 +29,10 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         As for `CLIPSVDClassifier`.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
-    class_names : mapping of label to str or list of str, optional
-        Words for each label. By default the label's own text, with spaces for underscores.
+    class_names : mapping of label to str or list of str, or list of these, optional
+        Words for each label; a list has them in the order of the sorted labels. By default the
+        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
     batch_size : int, default=32
@@ -39,6 +43,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -54,6 +60,9 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     Examples
     --------
@@ -82,6 +91,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         precision: str = "auto",
         device: str = "auto",
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -92,8 +102,10 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(self, X: Images | None, y: ArrayLike) -> Self:
         """Learn which classes there are.
 
@@ -114,12 +126,21 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         FileNotFoundError
             Weights that cannot be had.
         ValueError
-            A parameter out of its range, or fewer than two classes.
+            A parameter out of its range; fewer than two classes, or none that the model can tell
+            apart; labels that are missing, by index.
+
+        Warns
+        -----
+        BareLabelWarning
+            Labels are numbers or booleans, and no `class_names` say what they mean.
+        CutPromptWarning, IndistinctClassesWarning
+            The model does not read all of a prompt, or the same of two classes.
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)
-        backbone = self._load_backbone()
-        prompts = self._prompts(classes, backbone)
+        with shown(self.verbose):
+            backbone = self._load_backbone()
+        prompts = self._checked_prompts(classes, backbone)
         self._replace_fitted(
             {
                 "classes_": classes,
@@ -128,6 +149,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,
                 "backbone_fingerprint_": backbone.fingerprint,
+                "backbone_config_": dict(backbone.config),
             }
         )
         return self

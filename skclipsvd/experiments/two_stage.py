@@ -20,7 +20,6 @@ from ..classifiers import (
 )
 from ..images import Images
 from ..linear import CosineClassifier
-from ..training import steps_per_epoch
 from ..validation import Interval, fit_context
 
 
@@ -99,10 +98,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         -------
         self : TwoStageClassifier
         """
-        budget = self.classifier.max_steps
-        if budget is None:
-            per_epoch = steps_per_epoch(len(np.asarray(y)), self.classifier.batch_size)
-            budget = self.classifier.epochs * per_epoch
+        budget = self.classifier.n_steps_for(len(np.asarray(y)))
         first = round(self.share * budget)
         adapted = clone(self.classifier).set_params(max_steps=first).fit(X, y)
         head = CosineClassifier(

@@ -11,10 +11,18 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..forks import in_forked_children
+
 Number = TypeVar("Number", bound=np.generic)
 
 # Few data sets promise that several threads may ask at once.
 _ONE_AT_A_TIME = threading.RLock()
+
+
+@in_forked_children
+def _forget_lock() -> None:
+    global _ONE_AT_A_TIME
+    _ONE_AT_A_TIME = threading.RLock()
 
 
 class Indexed(Protocol):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import NoneType
 
 import joblib
 import numpy as np
@@ -53,11 +54,16 @@ def test_fitted_state_is_numpy_and_str_only(fitted):
         "logit_scale_",
         "logit_bias_",
         "loss_curve_",
+        "lr_",
+        "n_steps_",
         "n_iter_",
         "n_parameters_tuned_",
         "n_parameters_",
         "backbone_fingerprint_",
+        "backbone_config_",
     }
+    config = state.pop("backbone_config_")
+    assert all(isinstance(v, (str, int, bool, tuple, NoneType)) for v in config.values())
     values = [*state.values(), *state.pop("singular_values_").values()]
     assert all(isinstance(v, (*allowed, dict)) for v in values)
     assert all(v.dtype == np.float32 for v in fitted.singular_values_.values())
@@ -130,6 +136,7 @@ def test_other_weights_are_refused(fitted, photographs, tmp_path):
         other.predict(paths)
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 @pytest.mark.parametrize(
     "labels", [["b_b", "a"] * 10, [3, -1] * 10, [True, False] * 10, [2.0, 1.0] * 10]
 )
@@ -296,6 +303,7 @@ def test_loss_falls(small_model, photographs):
     assert clf.loss_curve_[-5:].mean() < 0.5 * clf.loss_curve_[:2].mean()
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.SlowPrecisionWarning")
 def test_half_precision_trains_and_predicts_close_to_float32(small_model, photographs):
     paths, labels = photographs
     settings = dict(max_steps=5, lr=0.005, augment=False, random_state=0)

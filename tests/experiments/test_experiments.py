@@ -234,7 +234,7 @@ def test_a_killed_run_resumes_where_it_stopped(root, tmp_path, monkeypatch, caps
     assert main([*command, "--out", str(killed)]) == 0  # nothing is left to do
     assert len(fitted) == 24 - n_done
     assert (
-        "- default setting, augment=False, lr=0.02, max_steps=1: CLIP-LoRA; CLIP-SVD"
+        "- published setting, augment=False, lr=0.02, max_steps=1: CLIP-LoRA; CLIP-SVD"
         in capsys.readouterr().out
     )
 

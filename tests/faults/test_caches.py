@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import skclipsvd
 import skclipsvd.images.decoding as decoding
@@ -207,7 +207,7 @@ def pictures(tmp_path, photographs):
 
 def change_after_the_look(monkeypatch, path, change):
     """Let a file change just before it is read, once."""
-    original, turns = decoding._decode_shared, [None]
+    original, turns = decoding.open_rgb, [None]
 
     def changed(item, *args, **kwargs):
         if item == str(path) and turns:
@@ -215,7 +215,7 @@ def change_after_the_look(monkeypatch, path, change):
             change(path)
         return original(item, *args, **kwargs)
 
-    monkeypatch.setattr(decoding, "_decode_shared", changed)
+    monkeypatch.setattr(decoding, "open_rgb", changed)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -260,13 +260,13 @@ def test_a_file_that_is_cut_off_while_it_is_decoded_ends_no_process(
     """Pillow maps plain bitmaps into memory where it knows their names."""
     path = tmp_path / "plain.bmp"
     Image.fromarray(np.full((2000, 2000, 3), 9, np.uint8)).convert("L").save(path)
-    original = opening._upright
+    original = ImageOps.exif_transpose  # which comes when the pixels are there
 
     def cut_off(image, **options):
         os.truncate(path, 100)
         return original(image, **options)
 
-    monkeypatch.setattr(opening, "_upright", cut_off)
+    monkeypatch.setattr(ImageOps, "exif_transpose", cut_off)
     assert (np.asarray(opening.open_rgb(str(path))) == 9).all()
 
 

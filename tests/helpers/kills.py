@@ -15,7 +15,9 @@ import torch
 
 import skclipsvd
 from skclipsvd import CLIPZeroShotClassifier
-from skclipsvd.adaptation import decompose, factors, find_targets
+from skclipsvd.adaptation import factors
+from skclipsvd.adaptation.factors import decompose
+from skclipsvd.adaptation.targets import find_targets
 from skclipsvd.clip import load_backbone
 from skclipsvd.experiments.results import COLUMNS, Results
 from skclipsvd.images import decode_all
@@ -24,7 +26,9 @@ from .operations import Operation, Places, contents, same
 
 
 def adapter(folder, model, _):
-    old, new = (CLIPZeroShotClassifier(model).fit(None, names) for names in ("ab", "cd"))
+    old, new = (
+        CLIPZeroShotClassifier(model).fit(None, names) for names in (["a", "b"], ["c", "d"])
+    )
     path = folder / "a.safetensors"
     return Operation(
         lambda: new.save_adapter(path), lambda: written(folder), lambda: old.save_adapter(path)

@@ -165,15 +165,15 @@ class Places:
         places = self.all()
         return places[:: max(1, len(places) // n)]
 
-    def interrupt(self, call, place, turn):
-        """Run `call`, and raise KeyboardInterrupt there; tell whether it came out."""
+    def interrupt(self, call, place, turn, error=KeyboardInterrupt):
+        """Run `call`, and raise the error there; tell whether it came out."""
 
         def interrupt():
-            raise KeyboardInterrupt
+            raise error
 
         try:
             self._run_until(call, place, turn, interrupt)
-        except KeyboardInterrupt:
+        except error:
             return True
         return False
 
