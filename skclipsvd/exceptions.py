@@ -21,6 +21,7 @@ __all__ = [
     "IndistinctClassesWarning",
     "NotConvergedWarning",
     "RandomWeightsWarning",
+    "RepeatedImagesWarning",
     "SkippedFilesWarning",
     "SlowPrecisionWarning",
     "UnchangedPredictionsWarning",
@@ -81,6 +82,10 @@ class NotConvergedWarning(SkclipsvdWarning, ConvergenceWarning):
 
 class RandomWeightsWarning(SkclipsvdWarning):
     """``pretrained=None``: the model starts from random weights."""
+
+
+class RepeatedImagesWarning(SkclipsvdWarning):
+    """An experiment draws more shots than a class has images, so that some are repeated."""
 
 
 class SkippedFilesWarning(SkclipsvdWarning):
