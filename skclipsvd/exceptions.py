@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "BareLabelWarning",
     "BitDepthWarning",
     "CheckpointWarning",
+    "ConflictingLabelsWarning",
     "CutPromptWarning",
     "ForkedProcessWarning",
     "IndistinctClassesWarning",
@@ -28,8 +30,9 @@ __all__ = [
 ]
 
 # Nobody reads a warning that points into these.
-_NOT_THE_USERS = tuple(
-    str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)
+_NOT_THE_USERS = (
+    *(str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)),
+    contextlib.__file__,  # of methods that are decorated with a context
 )
 
 
@@ -62,6 +65,10 @@ class CheckpointWarning(SkclipsvdWarning):
 
 class UnchangedPredictionsWarning(SkclipsvdWarning):
     """A fit after which its training images are predicted as before, wrong ones included."""
+
+
+class ConflictingLabelsWarning(SkclipsvdWarning):
+    """One picture is trained on with several labels, perhaps under several names."""
 
 
 class CutPromptWarning(SkclipsvdWarning):
