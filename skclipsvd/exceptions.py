@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from pathlib import Path
@@ -27,8 +28,9 @@ __all__ = [
 ]
 
 # Nobody reads a warning that points into these.
-_NOT_THE_USERS = tuple(
-    str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)
+_NOT_THE_USERS = (
+    *(str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)),
+    contextlib.__file__,
 )
 
 
