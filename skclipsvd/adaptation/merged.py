@@ -35,7 +35,7 @@ def merged_once(
     """
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
+        digest.update(f"{name}{np.shape(state[name])}".encode())
         digest.update(np.ascontiguousarray(state[name]).data)
 
     def make() -> tuple[nn.Module, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +170,14 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         return LowRankAdaptation.start(
             targets, self.rank, self._scale(), self.dropout, rng, backbone.device
         )
+
+    @classmethod
+    def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError where attributes from a file do not fit together."""
+        super()._check_saved(fitted)
+        scale = fitted["factors_"]["scale"]
+        if scale.shape != (1,) or scale[0] <= 0:
+            raise ValueError("the scale of factors_ must be one positive number")
 
     def _restored(
         self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray]

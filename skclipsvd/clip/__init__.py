@@ -4,7 +4,7 @@ from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
 from .devices import autocast, choose_device, choose_dtype
 from .embedding import embed, unit_image_features
 from .prompts import Prompts, build_prompts, class_texts, encode_exactly
-from .weights import build_structure
+from .weights import build_structure, is_published
 
 __all__ = [
     "Backbone",
@@ -19,6 +19,7 @@ __all__ = [
     "embed",
     "encode_exactly",
     "fingerprint",
+    "is_published",
     "load_backbone",
     "unit_image_features",
 ]
