@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .classifiers import CLIPSVDClassifier
@@ -55,7 +56,12 @@ def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
 
 
 def _draw_sheet(
-    paths, labels, predicted, seed: int, columns: int = 8, rows: int = 4
+    paths: NDArray,
+    labels: NDArray,
+    predicted: NDArray,
+    seed: int,
+    columns: int = 8,
+    rows: int = 4,
 ) -> Image.Image:
     """Draw some test images; wrong predictions are red."""
     chosen = np.random.RandomState(seed).choice(len(paths), columns * rows, replace=False)

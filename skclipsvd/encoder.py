@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
-from .images import as_items, check_exist
+from .clip import Backbone
+from .images import Images, as_items, check_exist
+from .validation import fit_context
 
 
 class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -61,6 +63,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     (2,)
     """
 
+    classifier: BaseCLIPClassifier | FrozenEstimator | None
+
+    n_features_out_: int
+    backbone_fingerprint_: str
+
     _parameter_constraints: dict = {
         **MODEL_CONSTRAINTS,
         "classifier": [BaseCLIPClassifier, FrozenEstimator, None],
@@ -68,15 +75,15 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     def __init__(
         self,
-        model_name="ViT-B-16",
-        pretrained="openai",
+        model_name: str = "ViT-B-16",
+        pretrained: str | None = "openai",
         *,
-        classifier=None,
-        batch_size=32,
-        precision="auto",
-        device="auto",
-        n_jobs=None,
-    ):
+        classifier: BaseCLIPClassifier | FrozenEstimator | None = None,
+        batch_size: int = 32,
+        precision: str = "auto",
+        device: str = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.classifier = classifier
@@ -85,8 +92,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.device = device
         self.n_jobs = n_jobs
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Images, y: Any = None) -> Self:
         """Check the images' container and load the model; nothing is learnt.
 
         Parameters
@@ -114,7 +121,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.backbone_fingerprint_ = backbone.fingerprint
         return self
 
-    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+    def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
@@ -137,12 +144,13 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
-    def _model(self):
+    def _model(self) -> tuple[Backbone, nn.Module]:
         if self.classifier is None:
             backbone = self._load_backbone()
             return backbone, backbone.model
-        frozen = isinstance(self.classifier, FrozenEstimator)
-        classifier = self.classifier.estimator if frozen else self.classifier
+        classifier = self.classifier
+        if isinstance(classifier, FrozenEstimator):
+            classifier = classifier.estimator
         check_is_fitted(
             classifier,
             msg="CLIPEncoder(classifier=...): this %(name)s is not fitted. Fit it first; where the "

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+# A list of one dict per row without pandas. Any, so that who has pandas need not rule that out.
+Table: TypeAlias = "pd.DataFrame | Any"
 
 
-def table(columns: Mapping[str, Sequence[Any]]) -> Any:
+def table(columns: Mapping[str, Sequence[Any] | NDArray]) -> Table:
     """Make a DataFrame of equally long columns, or a list of one dict per row without pandas.
 
     Integers with gaps (None) stay integers in both.
@@ -19,7 +26,7 @@ def table(columns: Mapping[str, Sequence[Any]]) -> Any:
     return pd.DataFrame({name: _with_gaps(pd, values) for name, values in columns.items()})
 
 
-def _with_gaps(pd: Any, values: Sequence[Any]) -> Any:
+def _with_gaps(pd: Any, values: Sequence[Any] | NDArray) -> Any:
     """Keep None beside integers and texts, which pandas would turn into NaN."""
     if not isinstance(values, list) or all(value is not None for value in values):
         return values

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from .validation import fit_context
 
 __all__ = ["CosineClassifier"]
 
@@ -147,7 +149,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.tol = tol
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn the class vectors.
 
@@ -333,11 +335,11 @@ def _lengths(vectors: _Floats) -> _Floats:
 
 def _unit_rows(vectors: ArrayLike) -> _Floats:
     """Scale every row to unit length; a row of zeros stays."""
-    vectors = np.asarray(vectors, dtype=np.float64)
+    given = np.asarray(vectors, dtype=np.float64)
     # The largest entry first: squares of very large or small ones leave the range.
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    vectors = vectors / np.where(largest > 0, largest, 1.0)
-    return vectors / _lengths(vectors)
+    largest = np.abs(given).max(axis=1, keepdims=True)
+    scaled = given / np.where(largest > 0, largest, 1.0)
+    return scaled / _lengths(scaled)
 
 
 def _sample_weights(
@@ -375,7 +377,8 @@ def _merge(
     kept = weights > 0
     rows = np.column_stack([y[kept], X[kept]])
     rows, index = np.unique(rows, axis=0, return_inverse=True)
-    return rows[:, 1:].copy(), rows[:, 0].astype(int), np.bincount(index.ravel(), weights[kept])
+    sums = np.asarray(np.bincount(index.ravel(), weights[kept]), dtype=np.float64)
+    return rows[:, 1:].copy(), rows[:, 0].astype(np.int64), sums
 
 
 def _starting_vectors(
@@ -388,6 +391,7 @@ def _starting_vectors(
     """Return unit vectors, one for each class."""
     if init is None:
         return _class_means(X, y, weights, len(classes))
+    given: Any = init
     if isinstance(init, Mapping):
         missing = [label for label in classes.tolist() if label not in init]
         if missing:
@@ -395,21 +399,21 @@ def _starting_vectors(
                 f"init has no vector for {len(missing)} of the classes in y, first "
                 f"{missing[:3]!r}; its keys are to be the labels."
             )
-        init = [init[label] for label in classes.tolist()]
-    init = check_array(init, dtype=np.float64, input_name="init")
-    if init.shape != (len(classes), X.shape[1]):
+        given = [init[label] for label in classes.tolist()]
+    vectors: _Floats = check_array(given, dtype=np.float64, input_name="init")
+    if vectors.shape != (len(classes), X.shape[1]):
         raise ValueError(
-            f"init has shape {init.shape}, but y holds {len(classes)} classes and X "
+            f"init has shape {vectors.shape}, but y holds {len(classes)} classes and X "
             f"{X.shape[1]} features: expected ({len(classes)}, {X.shape[1]}). If y may lack "
             "some classes, pass a mapping from label to vector."
         )
-    empty = np.flatnonzero(~init.any(axis=1))
+    empty = np.flatnonzero(~vectors.any(axis=1))
     if len(empty):
         raise ValueError(
             f"The init vector of class {classes.tolist()[empty[0]]!r} (row {empty[0]}) is all "
             "zeros, which is no direction to start from."
         )
-    return _unit_rows(init)
+    return _unit_rows(vectors)
 
 
 def _class_means(X: _Floats, y: NDArray[np.int64], weights: _Floats, n_classes: int) -> _Floats:

@@ -85,12 +85,13 @@ def sample_shots(
     >>> sample_shots(y, 2, random_state=1).tolist()
     [1, 2, 6, 7]
     """
-    y = _labels(y)
+    labels = _labels(y)
     check_count("n_shots", n_shots)
+    of: NDArray | None = None
     if groups is not None:
-        groups = column_or_1d(groups)
-        check_consistent_length(y, groups)
-    return _draw(y, np.arange(len(y)), n_shots, _seed(random_state), groups, replace)
+        of = column_or_1d(groups)
+        check_consistent_length(labels, of)
+    return _draw(labels, np.arange(len(labels)), n_shots, _seed(random_state), of, replace)
 
 
 class FewShotSplit(BaseCrossValidator):
@@ -135,7 +136,8 @@ class FewShotSplit(BaseCrossValidator):
     """
 
     # Ask for groups wherever metadata is routed, as scikit-learn's group splitters do.
-    __metadata_request__split = {"groups": True}
+    # It takes True as well as the text that the base class has.
+    __metadata_request__split = {"groups": True}  # type: ignore[dict-item]
 
     def __init__(
         self,
@@ -314,11 +316,11 @@ def _labels(y: ArrayLike | None) -> NDArray:
     """Check the labels."""
     if y is None:
         raise ValueError("y is None; the labels are needed to draw the same number of each.")
-    y = column_or_1d(y)
-    if len(y) == 0:
+    labels: NDArray = column_or_1d(y)
+    if len(labels) == 0:
         raise ValueError("y holds no labels.")
-    check_classification_targets(y)
-    return y
+    check_classification_targets(labels)
+    return labels
 
 
 def check_count(name: str, value: Any) -> int:
@@ -331,7 +333,9 @@ def check_count(name: str, value: Any) -> int:
 def _seed(random_state: RandomState) -> int:
     """Turn what scikit-learn calls a random state into a seed."""
     if random_state is None:
-        return int(np.random.SeedSequence().entropy)
+        entropy = np.random.SeedSequence().entropy
+        assert isinstance(entropy, int)  # as where none is given
+        return entropy
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(np.iinfo(np.int32).max))
     if isinstance(random_state, Integral) and random_state >= 0:
@@ -344,17 +348,17 @@ def _seed(random_state: RandomState) -> int:
 
 def _positions(test: ArrayLike, n_samples: int) -> _Positions:
     """Turn a mask or a list of positions into sorted positions."""
-    test = column_or_1d(test)
-    if test.dtype == bool:
-        if len(test) != n_samples:
-            raise ValueError(f"test is a mask of {len(test)} items, but there are {n_samples}.")
-        return np.flatnonzero(test)
-    if len(test) and not np.issubdtype(test.dtype, np.integer):
-        raise ValueError(f"test must hold positions (int) or a mask (bool); got {test.dtype}.")
-    wrong = test[(test < 0) | (test >= n_samples)]
+    given: NDArray = column_or_1d(test)
+    if given.dtype == bool:
+        if len(given) != n_samples:
+            raise ValueError(f"test is a mask of {len(given)} items, but there are {n_samples}.")
+        return np.flatnonzero(given)
+    if len(given) and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"test must hold positions (int) or a mask (bool); got {given.dtype}.")
+    wrong = given[(given < 0) | (given >= n_samples)]
     if len(wrong):
         raise ValueError(f"test holds position {wrong[0]}, but there are {n_samples} items.")
-    return np.unique(test).astype(np.int64)
+    return np.unique(given).astype(np.int64)
 
 
 def _without(positions: _Positions, taken: _Positions | None, groups: NDArray | None) -> _Positions:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from .classifiers import (
-    BaseCLIPClassifier,
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
     read_adapter,
 )
 
-_CLASSIFIERS = {
-    kind.__name__: kind for kind in (CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier)
-}
+Classifier = CLIPSVDClassifier | CLIPLoRAClassifier | CLIPZeroShotClassifier
+
+_KINDS: tuple[type[Classifier], ...] = (
+    CLIPSVDClassifier,
+    CLIPLoRAClassifier,
+    CLIPZeroShotClassifier,
+)
+_CLASSIFIERS = {kind.__name__: kind for kind in _KINDS}
 
 
 def load_adapter(
     path: str | Path, model_name: str | None = None, pretrained: str | None = None
-) -> BaseCLIPClassifier:
+) -> Classifier:
     """Read a fitted classifier that `save_adapter` wrote; safe with a stranger's file.
 
     Nothing in the file is run, and it does not choose what is opened or downloaded: a folder, a

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .classifiers import BaseCLIPClassifier, frozen_and_adapted
-from .frames import table
-from .images import Item, as_items, decoding_threads, find_unreadable
+from .frames import Table, table
+from .images import Images, Item, as_items, decoding_threads, find_unreadable
 
 # So few images are predicted again where one of them cannot be read.
 _CHUNK = 256
 
 
 def prediction_table(
-    clf: BaseCLIPClassifier, X: ArrayLike, *, top_k: int = 1, on_error: str = "raise"
-) -> Any:
+    clf: BaseCLIPClassifier, X: Images, *, top_k: int = 1, on_error: str = "raise"
+) -> Table:
     """Predict images, and say of each how sure the classifier is.
 
     Parameters
@@ -64,8 +64,9 @@ def prediction_table(
     if on_error not in ("raise", "report"):
         raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
     items = as_items(X)
+    errors: dict[int, str] = {}
     if on_error == "raise":
-        errors, probabilities = {}, clf.predict_proba(items)
+        probabilities = clf.predict_proba(items)
     else:
         errors, probabilities = _predict_readable(clf, items)
     return table(_columns(clf.classes_, items, probabilities, errors, top_k, on_error))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..clip import build_structure
-from ..frames import table
+from ..frames import Table, table
 from .targets import MATRICES, TOWERS, find_targets
 
 
 def describe_targets(
     model_name: str, *, towers: Sequence[str] = TOWERS, matrices: Sequence[str] = MATRICES
-) -> Any:
+) -> Table:
     """List the matrices of a model that can be adapted, without loading its weights.
 
     Parameters

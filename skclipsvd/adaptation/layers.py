@@ -110,7 +110,9 @@ class AdaptedLinear(nn.Module):
         """The adapted weight, for models that read it instead of calling the layer."""
         return join(
             [
-                frozen if target is None else self.adaptation.weight(target, frozen)
+                frozen
+                if target is None or self.adaptation is None
+                else self.adaptation.weight(target, frozen)
                 for frozen, _, target in self.blocks
             ],
             dim=0,
@@ -119,15 +121,15 @@ class AdaptedLinear(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """The frozen bias."""
-        biases = [bias for _, bias, _ in self.blocks]
-        return None if biases[0] is None else join(biases, dim=0)
+        biases = [bias for _, bias, _ in self.blocks if bias is not None]  # all of them, or none
+        return join(biases, dim=0) if biases else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the adapted layer to an input of shape (..., in)."""
         return join(
             [
                 F.linear(x, weight, bias)
-                if target is None
+                if target is None or self.adaptation is None
                 else self.adaptation.linear(target, x, weight, bias)
                 for weight, bias, target in self.blocks
             ],
@@ -141,6 +143,10 @@ class AdaptedAttention(nn.Module):
     Its `out_proj` is the original layer; adapt it like any other. What happens between the
     projections is `attend`, which may be replaced.
     """
+
+    q: AdaptedLinear
+    k: AdaptedLinear
+    v: AdaptedLinear
 
     def __init__(
         self,
@@ -199,6 +205,7 @@ def _rebuild_before_use(
 ) -> None:
     """Let `module` find the adapted tensor under the old name whenever it is called."""
     frozen = module._parameters.pop(attribute)
+    assert frozen is not None  # it is a target's
 
     def rebuild(module: nn.Module, _: object) -> None:
         setattr(module, attribute, adaptation.tensor(frozen, targets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -86,6 +87,15 @@ class SpectralAdaptation(Adaptation):
         return weight + (f.u * (s - f.s)) @ f.vh
 
 
+class _Context(Protocol):
+    """What torch hands to both directions of a function of ours."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _FactoredProduct(torch.autograd.Function):
     """``((x V) s) U^T + bias`` of rows (n, in), with gradients of ``x`` and ``s`` alone.
 
@@ -95,7 +105,9 @@ class _FactoredProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, s, vh, u, bias):
+    def forward(
+        ctx: _Context, x: Tensor, s: Tensor, vh: Tensor, u: Tensor, bias: Tensor | None
+    ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             read = x @ vh.T
             ctx.save_for_backward(read, s, vh, u)
@@ -103,7 +115,7 @@ class _FactoredProduct(torch.autograd.Function):
             return strong @ u.T if bias is None else torch.addmm(bias, strong, u.T)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
         read, s, vh, u = ctx.saved_tensors
         wanted = grad @ u
         grad_s = (wanted.float() * read).sum(dim=0)

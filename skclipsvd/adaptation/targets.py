@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from ..clip.towers import TOWERS
 
 MATRICES = ("q", "k", "v", "o", "mlp", "conv")
+# Which blocks: all, a third, or indices.
+Layers = str | Sequence[int] | NDArray[np.integer]
 THIRDS = ("bottom", "middle", "top")
 
 
@@ -174,7 +178,7 @@ def select_targets(
     targets: Sequence[Target],
     towers: Sequence[str],
     matrices: Sequence[str],
-    layers: str | Sequence[int],
+    layers: Layers,
 ) -> tuple[Target, ...]:
     """Keep the targets that the estimator's parameters ask for.
 
@@ -221,7 +225,7 @@ def select_targets(
     return selected
 
 
-def _blocks(layers: str | Sequence[int], depth: int) -> set[int]:
+def _blocks(layers: Layers, depth: int) -> set[int]:
     if layers == "all":
         return set(range(depth))
     if isinstance(layers, str):

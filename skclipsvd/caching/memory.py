@@ -17,14 +17,10 @@ def memory_limit() -> int:
 
 def _physical() -> int:
     if sys.platform == "win32":
-        return _physical_on_windows()
+        kibibytes = ctypes.c_ulonglong(0)
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
+        return kibibytes.value * 1024 or 8 * 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _physical_on_windows() -> int:
-    kibibytes = ctypes.c_ulonglong(0)
-    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
-    return kibibytes.value * 1024 or 8 * 2**30
 
 
 def _control_groups(root: Path, own: Path) -> list[int]:

@@ -33,8 +33,8 @@ class Budget:
     def enforce(self) -> None:
         """Drop entries until the rest fits; the caller holds the lock."""
         while sum(cache.nbytes for cache in self.caches) > self.max_bytes:
-            uses = [(cache.oldest_use(), cache) for cache in self.caches]
-            uses = [(use, cache) for use, cache in uses if use is not None]
+            asked = [(cache.oldest_use(), cache) for cache in self.caches]
+            uses = [(use, cache) for use, cache in asked if use is not None]
             if not uses:
                 return
             min(uses, key=lambda pair: pair[0])[1].drop_oldest()

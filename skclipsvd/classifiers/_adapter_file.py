@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from ..clip import is_published
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
+
+Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything.
 _FORMAT = 2
@@ -87,10 +89,10 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
 
 def read_adapter(
     path: Path,
-    known: Mapping[str, type[BaseCLIPClassifier]],
+    known: Mapping[str, type[Kind]],
     model_name: str | None,
     pretrained: str | None,
-) -> BaseCLIPClassifier:
+) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none.
 
     `model_name` and `pretrained` take the place of what the file says where they are not None. The
@@ -172,7 +174,7 @@ def _check_backbone(
     parts = []
     if model_name is None and not is_plain:
         parts.append(f"model_name={named[:300]!r}")
-    if pretrained is None and not is_published(named if is_plain else None, tag):
+    if pretrained is None and tag and not is_published(named if is_plain else None, tag):
         parts.append(f"pretrained={tag[:300]!r}")
     if parts:
         asked = ", ".join(parts)
@@ -186,8 +188,8 @@ def _check_backbone(
 def _rebuild(
     header: Mapping[str, Any],
     arrays: Mapping[str, NDArray],
-    known: Mapping[str, type[BaseCLIPClassifier]],
-) -> BaseCLIPClassifier:
+    known: Mapping[str, type[Kind]],
+) -> Kind:
     if header["estimator"] not in known:
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]

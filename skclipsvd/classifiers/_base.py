@@ -13,12 +13,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from ..clip import (
     Backbone,
+    ClassNames,
     Prompts,
     autocast,
     build_prompts,
@@ -29,7 +31,7 @@ from ..clip import (
     encode_exactly,
     load_backbone,
 )
-from ..images import Item, as_items, check_exist, decoding_threads
+from ..images import Images, Item, as_items, check_exist, decoding_threads
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -37,10 +39,10 @@ from ._report import FitReportMixin
 _UNIT_TOLERANCE = 0.02
 
 
-class TakesImages:
+class TakesImages(BaseEstimator):
     """What estimators share whose X is images; it stands before the mixins of scikit-learn."""
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         """Tell scikit-learn that X is one column of images, not a table of numbers."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
@@ -52,6 +54,13 @@ class TakesImages:
 
 class UsesBackbone(TakesImages):
     """What estimators share that run a CLIP on images: which model, and where."""
+
+    model_name: str
+    pretrained: str | None
+    batch_size: int
+    precision: str
+    device: str
+    n_jobs: int | None
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
@@ -75,6 +84,17 @@ class BaseCLIPClassifier(
     FitReportMixin, UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
     """Base of the classifiers that compare images with class texts."""
+
+    templates: str | Sequence[str]
+    class_names: ClassNames | None
+    logit_scale: float | None
+
+    classes_: NDArray
+    text_features_: NDArray[np.float32]
+    logit_scale_: float
+    logit_bias_: float
+    n_parameters_: int
+    backbone_fingerprint_: str
 
     _saved: ClassVar[Mapping[str, Saved]] = {
         "classes_": Saved("labels"),
@@ -104,7 +124,7 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
+    def decision_function(self, X: Images) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
         Parameters
@@ -120,7 +140,7 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: ArrayLike) -> NDArray:
+    def predict(self, X: Images) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
         Parameters
@@ -135,7 +155,7 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: Images) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
         Parameters
@@ -149,7 +169,7 @@ class BaseCLIPClassifier(
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
-    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+    def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
         Parameters
@@ -268,16 +288,16 @@ class BaseCLIPClassifier(
         self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
 
     def _check_labels(self, y: ArrayLike) -> NDArray:
-        y = validate_data(self, X="no_validation", y=y)
+        labels: NDArray = validate_data(self, X="no_validation", y=y)
         # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
-        check_classification_targets(np.tile(y, 3))
-        return y
+        check_classification_targets(np.tile(labels, 3))
+        return labels
 
-    def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[list[Item], NDArray]:
-        y = self._check_labels(y)
+    def _check_data(self, X: Images, y: ArrayLike) -> tuple[list[Item], NDArray]:
+        labels = self._check_labels(y)
         items = as_items(X)
-        check_consistent_length(items, y)
-        return items, y
+        check_consistent_length(items, labels)
+        return items, labels
 
     def _check_classes(self, y: NDArray) -> NDArray:
         classes = np.unique(y)
@@ -301,7 +321,7 @@ class BaseCLIPClassifier(
         with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
             return encode_exactly(model, prompts).cpu().numpy()
 
-    def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
+    def _scores(self, X: Images) -> NDArray[np.float32]:
         items, backbone, model = self._ready(X)
         text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
@@ -327,7 +347,7 @@ class BaseCLIPClassifier(
         backbone = self._load_backbone()
         return backbone, self._checked_model(backbone)
 
-    def _ready(self, X: ArrayLike) -> tuple[list[Item], Backbone, nn.Module]:
+    def _ready(self, X: Images) -> tuple[list[Item], Backbone, nn.Module]:
         """Check everything that a prediction needs."""
         check_is_fitted(self)
         items = as_items(X)

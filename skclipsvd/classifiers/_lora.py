@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
 from ..adaptation import Adaptation, LowRankAdaptation, Target
-from ..clip import Backbone
+from ..adaptation.targets import Layers
+from ..clip import Backbone, ClassNames
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
@@ -94,44 +95,46 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
+    factors_: dict[str, NDArray[np.float32]]
+
     _state_attribute = "factors_"
     _saved = {**TrainedCLIPClassifier._saved, "factors_": Saved("arrays")}
 
     def __init__(
         self,
-        model_name="ViT-B-16",
-        pretrained="openai",
+        model_name: str = "ViT-B-16",
+        pretrained: str | None = "openai",
         *,
-        rank=2,
-        alpha=1.0,
-        dropout=0.25,
-        templates="a photo of a {}.",
-        class_names=None,
-        logit_scale=None,
-        towers=("image", "text"),
-        matrices=("q", "k", "v"),
-        layers="all",
-        epochs=20,
-        max_steps=None,
-        lr=2e-4,
-        weight_decay=0.01,
-        batch_size=32,
-        micro_batch_size=None,
-        checkpointing=False,
-        augment=True,
-        label_smoothing=0.0,
-        class_weight=None,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        tol=1e-4,
-        warm_start=False,
-        precision="auto",
-        device="auto",
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
+        rank: int = 2,
+        alpha: float = 1.0,
+        dropout: float = 0.25,
+        templates: str | Sequence[str] = "a photo of a {}.",
+        class_names: ClassNames | None = None,
+        logit_scale: float | None = None,
+        towers: Sequence[str] = ("image", "text"),
+        matrices: Sequence[str] = ("q", "k", "v"),
+        layers: Layers = "all",
+        epochs: int = 20,
+        max_steps: int | None = None,
+        lr: float = 2e-4,
+        weight_decay: float = 0.01,
+        batch_size: int = 32,
+        micro_batch_size: int | None = None,
+        checkpointing: bool = False,
+        augment: bool = True,
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        precision: str = "auto",
+        device: str = "auto",
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.rank = rank

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -48,12 +50,16 @@ _STYLE = """<style>
 _LINE = "#3a8bd0"
 
 
-class FitReportMixin:
+class FitReportMixin(BaseEstimator):
     """Put a report of the fit below the diagram that scikit-learn draws in a notebook.
 
     To be named before `sklearn.base.BaseEstimator` among the bases. A pipeline, or anything else
     that draws its parts itself, shows the diagram alone.
     """
+
+    @abstractmethod
+    def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
+        """Return the shared backbone and the merged model of a fitted classifier."""
 
     def _repr_html_inner(self) -> str:
         return super()._repr_html_inner() + self._fit_report()
@@ -106,7 +112,7 @@ def fit_report(estimator: Any, frozen_and_adapted: Callable[[], tuple[Backbone, 
 
 def _summary(estimator: Any) -> str:
     rows = [("Classes", _classes(estimator.classes_)), ("Tuned", _tuned(estimator))]
-    losses = getattr(estimator, "loss_curve_", ())
+    losses: Sequence[float] = getattr(estimator, "loss_curve_", ())
     if len(losses):
         steps = f"{len(losses):,} step{'s' if len(losses) > 1 else ''}"
         rows.append(

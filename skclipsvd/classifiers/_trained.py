@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
-from ..adaptation.targets import MATRICES, TOWERS
+from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..clip import Backbone, autocast, choose_dtype, unit_image_features
 from ..images import (
     Decoded,
+    Images,
     as_items,
     augment,
     check_exist,
@@ -38,6 +38,7 @@ from ..training import (
     train,
     with_callbacks,
 )
+from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._training_set import TrainingSet
@@ -45,6 +46,32 @@ from ._training_set import TrainingSet
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     """Base of the classifiers that train a few numbers of both towers."""
+
+    towers: Sequence[str]
+    matrices: Sequence[str]
+    layers: Layers
+    epochs: int
+    max_steps: int | None
+    lr: float
+    weight_decay: float
+    micro_batch_size: int | None
+    checkpointing: bool
+    augment: bool
+    label_smoothing: float
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    warm_start: bool
+    random_state: int | np.random.RandomState | None
+    verbose: int
+
+    loss_curve_: NDArray[np.float32]
+    n_iter_: int
+    n_parameters_tuned_: int
+    validation_scores_: NDArray[np.float64]
+    best_validation_score_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -84,14 +111,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X: ArrayLike,
+        X: Images,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: ArrayLike | None = None,
+        X_val: Images | None = None,
         y_val: ArrayLike | None = None,
     ) -> Self:
         """Adapt CLIP to a few labelled images.
@@ -157,6 +184,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         fitted.update(loss_curve_=losses, n_iter_=len(losses))
         if stopping is not None:
             fitted["validation_scores_"] = np.array(stopping.scores)
+            assert stopping.best is not None  # the start counts as an epoch
             fitted["best_validation_score_"] = float(stopping.best[0])
         self._check_finite(fitted, backbone, adaptation)
         self._replace_fitted(fitted)
@@ -173,7 +201,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         self,
         given: TrainingSet,
         classes: NDArray,
-        X_val: ArrayLike | None,
+        X_val: Images | None,
         y_val: ArrayLike | None,
         rng: np.random.RandomState,
     ) -> tuple[TrainingSet, TrainingSet | None]:

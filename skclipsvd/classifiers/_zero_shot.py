@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from numpy.typing import ArrayLike
-from sklearn.base import _fit_context
+from sklearn.utils import Tags
+from torch import nn
 
+from ..clip import Backbone, ClassNames
+from ..images import Images
+from ..validation import fit_context
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
 
@@ -67,17 +72,17 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
 
     def __init__(
         self,
-        model_name="ViT-B-16",
-        pretrained="openai",
+        model_name: str = "ViT-B-16",
+        pretrained: str | None = "openai",
         *,
-        templates="a photo of a {}.",
-        class_names=None,
-        logit_scale=None,
-        batch_size=32,
-        precision="auto",
-        device="auto",
-        n_jobs=None,
-    ):
+        templates: str | Sequence[str] = "a photo of a {}.",
+        class_names: ClassNames | None = None,
+        logit_scale: float | None = None,
+        batch_size: int = 32,
+        precision: str = "auto",
+        device: str = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.templates = templates
@@ -88,8 +93,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike | None, y: ArrayLike) -> Self:
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Images | None, y: ArrayLike) -> Self:
         """Learn which classes there are.
 
         Parameters
@@ -111,8 +116,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         ValueError
             A parameter out of its range, or fewer than two classes.
         """
-        y = self._check_labels(y) if X is None else self._check_data(X, y)[1]
-        classes = self._check_classes(y)
+        labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
+        classes = self._check_classes(labels)
         backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
         self._replace_fitted(
@@ -127,11 +132,12 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         )
         return self
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         """Promise no accuracy on the training data: nothing is learnt from it."""
         tags = super().__sklearn_tags__()
+        assert tags.classifier_tags is not None  # it is a classifier
         tags.classifier_tags.poor_score = True
         return tags
 
-    def _adapted_model(self, backbone):
+    def _adapted_model(self, backbone: Backbone) -> nn.Module:
         return backbone.model

@@ -3,11 +3,12 @@
 from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
 from .devices import autocast, choose_device, choose_dtype
 from .embedding import embed, unit_image_features
-from .prompts import Prompts, build_prompts, class_texts, encode_exactly
+from .prompts import ClassNames, Prompts, build_prompts, class_texts, encode_exactly
 from .weights import build_structure, is_published
 
 __all__ = [
     "Backbone",
+    "ClassNames",
     "Prompts",
     "autocast",
     "backbone_in_memory",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from open_clip.transform import PreprocessCfg
@@ -16,7 +15,8 @@ from torch import nn
 
 from ..caching.process import BACKBONES
 from .skeleton import structural_copy
-from .weights import build_model, source_of
+from .towers import CLIPModel
+from .weights import Tokenize, build_model, source_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Backbone:
         Where `model` lies.
     """
 
-    model: nn.Module
-    tokenize: Any
+    model: CLIPModel
+    tokenize: Tokenize
     preprocess: PreprocessCfg
     fingerprint: str
     device: torch.device
@@ -60,7 +60,7 @@ class Backbone:
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach().item())
 
-    def skeleton(self) -> nn.Module:
+    def skeleton(self) -> CLIPModel:
         """Copy the structure and share every tensor, so that a tensor can be replaced in private.
 
         ``torch.func.functional_call`` on the shared module would swap tensors in place: two

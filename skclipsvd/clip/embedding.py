@@ -8,24 +8,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..images import Item, iterate, normalise
 from .devices import autocast
+from .towers import CLIPModel
 
 # Matrix products take another path for a few rows than for many, and round differently. Whole
 # multiples of this many images give every image the same bits wherever it stands.
 _MULTIPLE = 8
 
 
-def unit_image_features(model: nn.Module, pixels: Tensor) -> Tensor:
+def unit_image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
     """Encode normalised pixels into float32 unit vectors of shape (batch, n_features)."""
     return F.normalize(model.encode_image(pixels).float(), dim=-1)
 
 
 def embed(
-    model: nn.Module,
+    model: CLIPModel,
     items: Sequence[Item],
     preprocess: PreprocessCfg,
     *,
@@ -56,7 +57,7 @@ def embed(
     """
     # One array for all: small ones, each held from between two batches' large blocks, would keep
     # the allocator from giving any of those back.
-    kept = None
+    kept: NDArray[np.float32] | None = None
     done = 0
     for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
         n = len(batch)
@@ -70,4 +71,5 @@ def embed(
             kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
         kept[done : done + n] = answers
         done += n
+    assert kept is not None  # there is at least one image
     return kept

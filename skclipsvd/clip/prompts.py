@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from .towers import CLIPModel
+
+# Words for each label.
+ClassNames = Mapping[Any, str | Sequence[str]]
 # Prompts per call of the text tower when nothing is trained: bounds the memory at 1,000 classes.
 _CHUNK = 256
 
@@ -37,8 +41,12 @@ class Prompts:
 
     def to(self, device: torch.device) -> Prompts:
         """Copy to another device."""
-        moved = (t.to(device) for t in (self.tokens, self.prompt, self.owner))
-        return Prompts(*moved, n_classes=self.n_classes)
+        return Prompts(
+            tokens=self.tokens.to(device),
+            prompt=self.prompt.to(device),
+            owner=self.owner.to(device),
+            n_classes=self.n_classes,
+        )
 
     def class_features(self, features: Tensor) -> Tensor:
         """Turn text embeddings of the prompts into one unit vector per class.
@@ -61,9 +69,7 @@ class Prompts:
         return F.normalize(sums, dim=-1)
 
 
-def class_texts(
-    classes: Sequence[Any], class_names: Mapping[Any, str | Sequence[str]] | None
-) -> list[list[str]]:
+def class_texts(classes: Iterable[Any], class_names: ClassNames | None) -> list[list[str]]:
     """Find the words for each class.
 
     Parameters
@@ -146,7 +152,7 @@ def build_prompts(
 
 
 @torch.no_grad()
-def encode_exactly(model: nn.Module, prompts: Prompts) -> Tensor:
+def encode_exactly(model: CLIPModel, prompts: Prompts) -> Tensor:
     """Encode all prompts as open_clip does, at full context length.
 
     Returns

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
+from open_clip.coca_model import CoCa
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import (
     PatchDropout,
     ResidualAttentionBlock,
+    TextTransformer,
+    Transformer,
 )
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -21,14 +27,17 @@ _RANDOM = {
     PatchDropout: "prob",
 }
 FindEnds = Callable[[Tensor], Tensor]
+# What open_clip builds, and what of it holds the parts of a text tower.
+CLIPModel: TypeAlias = CLIP | CustomTextCLIP | CoCa
+TextTower: TypeAlias = CLIP | TextTransformer | HFTextEncoder
 
 
-def text_tower(model: nn.Module) -> nn.Module:
+def text_tower(model: CLIPModel) -> TextTower:
     """Return the module that holds the text tower: the model itself in OpenAI's layout."""
     return model if hasattr(model, "positional_embedding") else getattr(model, "text", model)
 
 
-def can_pool(transformer: nn.Module) -> bool:
+def can_pool(transformer: Transformer) -> bool:
     """Whether the last block is one that `PooledBlock` knows."""
     return transformer.batch_first and type(transformer.resblocks[-1]) is ResidualAttentionBlock
 
@@ -43,7 +52,7 @@ def draws_random_numbers(module: nn.Module) -> bool:
     )
 
 
-def text_parts(model: nn.Module) -> tuple[nn.Module, str | None, int | None]:
+def text_parts(model: CLIPModel) -> tuple[TextTower, str | None, int | None]:
     """Return what holds the text tower's parts, how it pools, and its end-of-text token."""
     if hasattr(model, "positional_embedding"):  # open_clip.CLIP has the parts itself
         return model, model.text_pool_type, model.text_eos_id
@@ -58,31 +67,32 @@ def is_causal(mask: Tensor | None) -> bool:
     return bool(torch.isneginf(mask[torch.ones_like(mask).triu(1).bool()]).all())
 
 
-def cut_context(tower: nn.Module, positions: Tensor, mask: Tensor, length: int) -> None:
+def cut_context(tower: TextTower, positions: Tensor, mask: Tensor, length: int) -> None:
     """Give a private causal tower the first `length` of its positions, and the mask of those."""
     place_positions(tower, positions[:length])
     tower.attn_mask = mask[:length, :length]
 
 
-def place_positions(tower: nn.Module, positions: Tensor) -> None:
+def place_positions(tower: TextTower, positions: Tensor) -> None:
     """Give a private text tower other positional embeddings, frozen."""
     tower.positional_embedding = nn.Parameter(positions.detach(), requires_grad=False)
 
 
-def end_finder(model: nn.Module, tower: nn.Module) -> FindEnds | None:
+def end_finder(model: CLIPModel, tower: TextTower) -> FindEnds | None:
     """Return what finds each end-of-text token; None where a later one could matter."""
     mask = getattr(tower, "attn_mask", None)
     if not is_causal(mask) or getattr(tower, "cls_emb", None) is not None:
         return None
     pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
     end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
-    return {
-        "argmax": lambda tokens: tokens.argmax(dim=-1),
-        "eos": lambda tokens: (tokens == end).int().argmax(dim=-1),
-    }.get(pool)
+    if pool == "argmax":
+        return lambda tokens: tokens.argmax(dim=-1)
+    if pool == "eos" and end is not None:
+        return lambda tokens: torch.eq(tokens, end).int().argmax(dim=-1)
+    return None
 
 
-def tower_kinds(model: nn.Module) -> dict[str, str]:
+def tower_kinds(model: CLIPModel) -> dict[str, str]:
     """Name the architecture of each tower, for messages."""
     image = getattr(model.visual, "trunk", model.visual)
     text = getattr(model, "text", model)

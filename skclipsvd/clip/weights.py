@@ -9,7 +9,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..caching.files import stamp
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
+from .towers import CLIPModel
+
+Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
@@ -147,7 +150,7 @@ def _text_tower(found: _Found) -> dict[str, Any]:
     return {"text_cfg": {**text, "hf_model_name": str(file.parent), "hf_model_pretrained": False}}
 
 
-def _tokeniser(found: _Found, folder: Path | None) -> Any:
+def _tokeniser(found: _Found, folder: Path | None) -> Tokenize:
     """Build a tokeniser from checked files; whatever they say, none of their code is run."""
     if folder is None:
         return open_clip.get_tokenizer(found.name)
@@ -245,7 +248,7 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
     return (model_name, pretrained)
 
 
-def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
+def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":
         return _build_tiny()
@@ -253,7 +256,7 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[nn.Module, Any
         return _build(_find(model_name, pretrained), model_name, pretrained)
 
 
-def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[nn.Module, Any]:
+def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     options, tokeniser_folder = _text_tower(found), _tokeniser_folder(found)
     if found.folder is not None:
         _check_size(_on_meta(found, options, model_name), model_name)

@@ -86,9 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(command("predict", "Predict images with a trained file; write a CSV file."))
     _add_evaluate(command("evaluate", "Test a trained file on a folder whose classes are known."))
     _add_zero_shot(command("zero-shot", "Predict images by the words of classes alone."))
-    quiet = dict(action="store_true", help="show no progress")
     for one in list(commands.choices.values()):
-        one.add_argument("--quiet", **quiet)
+        one.add_argument("--quiet", action="store_true", help="show no progress")
     info = command("info", "Say what is in a trained file.")
     info.add_argument("model", metavar="MODEL")
     _add(info, "backbone, where the file does not name one by itself", _MODEL)

@@ -89,7 +89,7 @@ def _ensure(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Make the file show these pixels; touch nothing when it does already."""
     try:
         with Image.open(path) as image:
-            if image.mode == "L" and np.array_equal(image, pixels):
+            if image.mode == "L" and np.array_equal(np.asarray(image), pixels):
                 return
     except (OSError, SyntaxError, ValueError):
         pass  # missing or damaged: write it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from . import (
     settings,
     tables,
 )
-from .results import holds_results
+from .results import Row, holds_results
 
-_PROTOCOLS = {
+_PROTOCOLS: dict[str, Callable[..., list[Row]]] = {
     "few-shot": few_shot,
     "base-to-novel": base_to_novel,
     "cross-dataset": cross_dataset,
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m skclipsvd.experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for protocol, function in _PROTOCOLS.items():
-        summary = function.__doc__.splitlines()[0]
+        summary = (function.__doc__ or "").splitlines()[0]
         _add_options(commands.add_parser(protocol, help=summary, description=summary), protocol)
     table = commands.add_parser("table", help="Put results into Markdown tables and a plot.")
     table.add_argument("results", metavar="RESULTS.csv")

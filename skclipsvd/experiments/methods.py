@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -28,8 +28,10 @@ from ..classifiers import (
     TrainedCLIPClassifier,
 )
 from ..encoder import CLIPEncoder
+from ..images import Images
 from ..linear import CosineClassifier
 from ..training import steps_per_epoch
+from ..validation import fit_context
 
 # Inverse regularisation of the linear probe. One number for everything, as the other methods have:
 # the 0.316 of OpenAI's published probe on embeddings of length about 10, which is 31.6 on these, of
@@ -86,13 +88,19 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         "alpha": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, classifier, *, share=0.6, alpha=0.1):
+    classes_: NDArray
+    classifier_: TrainedCLIPClassifier
+    head_: CosineClassifier
+
+    def __init__(
+        self, classifier: TrainedCLIPClassifier, *, share: float = 0.6, alpha: float = 0.1
+    ) -> None:
         self.classifier = classifier
         self.share = share
         self.alpha = alpha
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Images, y: ArrayLike) -> Self:
         """Train both stages.
 
         Parameters
@@ -108,7 +116,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         """
         budget = self.classifier.max_steps
         if budget is None:
-            per_epoch = steps_per_epoch(len(y), self.classifier.batch_size)
+            per_epoch = steps_per_epoch(len(np.asarray(y)), self.classifier.batch_size)
             budget = self.classifier.epochs * per_epoch
         first = round(self.share * budget)
         adapted = clone(self.classifier).set_params(max_steps=first).fit(X, y)
@@ -125,7 +133,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         self.classifier_, self.head_, self.classes_ = adapted, head, head.classes_
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+    def decision_function(self, X: Images) -> NDArray[np.float64]:
         """Score images with the linear classifier.
 
         Parameters
@@ -140,7 +148,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.head_.decision_function(self.classifier_.transform(X))
 
-    def predict(self, X: ArrayLike) -> NDArray:
+    def predict(self, X: Images) -> NDArray:
         """Predict the label with the highest score.
 
         Parameters
@@ -177,6 +185,38 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         return self.classifier_.with_classes(classes, templates=templates)
 
 
+class Estimator(Protocol):
+    """What every method is: an estimator that can be fitted and asked."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return what it was built with."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Learn."""
+
+    def predict(self, X: Any) -> NDArray:
+        """Return a label per image."""
+
+
+class NamesClasses(Estimator, Protocol):
+    """One that can be told other classes by their names."""
+
+    def with_classes(
+        self,
+        classes: Mapping[Any, str | Sequence[str]],
+        *,
+        templates: str | Sequence[str] | None = None,
+    ) -> Estimator:
+        """Return one for other classes, without training."""
+
+
+class Scores(Estimator, Protocol):
+    """One that scores every class."""
+
+    def decision_function(self, X: Any) -> NDArray:
+        """Return a column per class; one in all for two classes."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to classify images with a CLIP.
@@ -197,19 +237,19 @@ class Method:
 
     label: str
     takes: frozenset[str]
-    build: Callable[..., BaseEstimator]
+    build: Callable[..., Estimator]
     learns: bool = True
     accepts_new_classes: bool = True
 
 
-def _linear_probe(C=PROBE_C, **model):
+def _linear_probe(C: float = PROBE_C, **model: Any) -> Estimator:
     # scikit-learn's own, started from nothing: the "linear probing" of the papers' tables knows no
     # class texts. CosineClassifier started from them is the second stage of two-stage-*.
     return make_pipeline(CLIPEncoder(**model), LogisticRegression(C=C, max_iter=10_000))
 
 
-def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., BaseEstimator]:
-    def build(share=0.6, head_alpha=0.1, **parameters):
+def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., Estimator]:
+    def build(share: float = 0.6, head_alpha: float = 0.1, **parameters: Any) -> TwoStageClassifier:
         return TwoStageClassifier(classifier(**parameters), share=share, alpha=head_alpha)
 
     return build
@@ -257,7 +297,7 @@ def make_estimator(
     n_shots: int,
     class_names: Mapping[int, str],
     template: str,
-) -> BaseEstimator:
+) -> Estimator:
     """Build the estimator of a run; its random state is set when it is fitted.
 
     Parameters
@@ -315,14 +355,14 @@ def describe(method: str, overrides: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={overrides[name]}" for name in chosen)
 
 
-def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+def seeded(estimator: Estimator, seed: int) -> Estimator:
     """Copy an unfitted estimator with a random state."""
     copied = clone(estimator)
     names = ("random_state", "classifier__random_state")
     return copied.set_params(**{n: seed for n in names if n in copied.get_params()})
 
 
-def settings_hash(estimator: BaseEstimator) -> str:
+def settings_hash(estimator: Estimator) -> str:
     """Identify the parameters that decide a result."""
     plain = {
         name: value if not isinstance(value, np.ndarray) else value.tolist()

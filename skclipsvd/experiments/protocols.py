@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 
 from ..datasets import Dataset
 from ..model_selection import base_novel_split
 from . import settings
 from .data import Part, digest, one_line, parts, test_part, words
+from .methods import Estimator, NamesClasses, Scores
 from .results import Row
 from .runs import Methods, Predictor, Protocol, Question, execute, make_plan
 
@@ -302,7 +302,7 @@ def domain_generalisation(
 # --- how a fitted estimator is asked
 
 
-def predict_trained(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
+def predict_trained(estimator: Estimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
     """Ask for one of the classes that were trained on."""
     return estimator.predict(paths)
 
@@ -326,7 +326,7 @@ def predictor_of(data: Dataset, targets: Iterable[int], templates: Any = None) -
     names = words(data)
     classes = {target: names[target] for target in targets}
 
-    def predict(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
+    def predict(estimator: NamesClasses, paths: NDArray[np.object_]) -> NDArray[np.int64]:
         return estimator.with_classes(classes, templates=templates).predict(paths)
 
     return predict
@@ -345,7 +345,7 @@ def predictor_among(matches: Sequence[Sequence[int]]) -> Predictor:
     predict : callable
     """
 
-    def predict(estimator: BaseEstimator, paths: NDArray[np.object_]) -> NDArray[np.int64]:
+    def predict(estimator: Scores, paths: NDArray[np.object_]) -> NDArray[np.int64]:
         scores = estimator.decision_function(paths)
         if scores.ndim == 1:  # two classes
             scores = np.column_stack([np.zeros_like(scores), scores])
@@ -385,7 +385,8 @@ def match_classes(trained: Sequence[str], tested: Sequence[str], name: str) -> l
             f"{name} has classes that are not trained on, such as {unknown[0]!r} ({len(unknown)} "
             "of them); domain-generalisation needs the same names. For others: cross-dataset."
         )
-    often, seen = Counter(tested), Counter()
+    often = Counter(tested)
+    seen: Counter[str] = Counter()
     matches = []
     for class_name in tested:
         found = positions[class_name]

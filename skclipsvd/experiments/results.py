@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Everything that determines a result.
 KEY = (
@@ -83,7 +84,7 @@ class Results:
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = None if path is None else Path(path).expanduser()
         self._rows: list[Row] = []
-        if self.path is not None:
+        if path is not None and self.path is not None:
             if not self.path.absolute().parent.is_dir():
                 raise FileNotFoundError(
                     f"out={os.fspath(path)!r}: the folder {self.path.absolute().parent} does not "
@@ -239,14 +240,12 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lock(file: BinaryIO) -> None:
-    if fcntl is not None:
+    if sys.platform == "win32":
+        while True:
+            file.seek(1 << 30)  # locked bytes cannot be read by others, so one far behind the end
+            try:
+                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            except OSError:  # after ten seconds
+                time.sleep(1)
+    else:
         fcntl.flock(file, fcntl.LOCK_EX)
-        return
-    import msvcrt
-
-    while True:
-        file.seek(1 << 30)  # locked bytes cannot be read by others, so one far behind the end
-        try:
-            return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        except OSError:  # after ten seconds
-            time.sleep(1)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 
 from .._version import __version__
 from ..clip import choose_device, load_backbone
@@ -22,11 +21,20 @@ from ..datasets import Dataset
 from ..model_selection import check_count
 from . import settings
 from .data import Part, draw, one_line, words, write_shots
-from .methods import METHODS, check_overrides, describe, make_estimator, seeded, settings_hash
+from .methods import (
+    METHODS,
+    Estimator,
+    check_overrides,
+    describe,
+    make_estimator,
+    seeded,
+    settings_hash,
+)
 from .results import Results, Row, key
 
-# Maps a fitted estimator and image paths to targets.
-Predictor = Callable[[BaseEstimator, NDArray[np.object_]], NDArray[np.int64]]
+# Maps a fitted estimator and image paths to targets. Which methods the estimator needs depends on
+# the protocol, whose `check_methods` has seen to it.
+Predictor = Callable[[Any, NDArray[np.object_]], NDArray[np.int64]]
 
 Methods = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
 
@@ -91,7 +99,7 @@ class Question:
     predict: Predictor
     data_hash: str
 
-    def accuracy(self, estimator: BaseEstimator) -> float:
+    def accuracy(self, estimator: Estimator) -> float:
         """Ask a fitted estimator."""
         answers = self.predict(estimator, self.images.paths)
         return float(np.mean(answers == self.images.targets))
@@ -114,7 +122,7 @@ class Run:
         Its ``model_name`` and ``pretrained``, and the ``device`` where one was chosen.
     """
 
-    estimator: BaseEstimator
+    estimator: Estimator
     train: Part
     tests: Sequence[Question]
     columns: Row

@@ -93,14 +93,14 @@ def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
         raise ImportError(
             "plot_shots needs matplotlib; install it with `pip install 'skclipsvd[plot]'`."
         ) from error
-    rows = [row for row in rows if row["protocol"] == "few-shot"]
-    models = list(_group(rows, *_MODEL))
+    few_shot = [row for row in rows if row["protocol"] == "few-shot"]
+    models = list(_group(few_shot, *_MODEL))
     if len(models) != 1:
         raise ValueError(f"plot_shots draws few-shot results of one model; got {models or 'none'}.")
-    rows = _labelled(_latest(rows))
-    panels = [(data[0], _all_scores(part)) for data, part in _group(rows, "data").items()]
+    labelled = _labelled(_latest(few_shot))
+    panels = [(data[0], _all_scores(part)) for data, part in _group(labelled, "data").items()]
     if len(panels) > 1:
-        panels.append(_mean_panel(rows))
+        panels.append(_mean_panel(labelled))
     styles = _styles(label for _, curves in panels for label in curves)
     figure = Figure(figsize=(3.8 * len(panels) + 2.5, 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -108,9 +108,14 @@ def plot_shots(rows: Sequence[Mapping[str, Any]]) -> Figure:
         FewShotCurveDisplay(curves, title).plot(ax, styles=styles, legend=False)
         if ax is not axes[0]:
             ax.set_ylabel("")
-    lines = {line.get_label(): line for ax in axes for line in ax.lines}
-    place = dict(loc="outside right upper", fontsize="small", frameon=False)
-    figure.legend(list(lines.values()), list(lines), **place)
+    lines = {str(line.get_label()): line for ax in axes for line in ax.lines}
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside right upper",
+        fontsize="small",
+        frameon=False,
+    )
     return figure
 
 
@@ -178,7 +183,7 @@ def _transfer_tables(rows: list[Row]) -> list[str]:
         for label, of_label in _by_label(part):
             scores = [[r["accuracy"] for r in of_label if r["test"] == test] for test in tests]
             means = [_mean(s) for test, s in zip(tests, scores, strict=True) if test in others]
-            overall = None if None in means or not means else float(np.mean(means))
+            overall = _mean_of_all(means) if means else None
             lines.append([label, *map(_cell, scores), _number(overall)])
         blocks += [
             f"### Trained on {data}",
@@ -207,7 +212,7 @@ def _group(rows: Iterable[Mapping[str, Any]], *columns: str) -> dict[tuple, list
     return groups
 
 
-def _latest(rows: Iterable[Row]) -> list[Row]:
+def _latest(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [same[-1] for same in _group(rows, *_SAME_RUN).values()]
 
 
@@ -283,7 +288,13 @@ def _mean_over_data(rows: Sequence[Row], test: str) -> float | None:
         _mean([row["accuracy"] for row in part if row["test"] == test])
         for part in _group(rows, "data").values()
     ]
-    return None if None in means else float(np.mean(means))
+    return _mean_of_all(means)
+
+
+def _mean_of_all(means: Sequence[float | None]) -> float | None:
+    """Return the mean; None where one of them is missing."""
+    there = [mean for mean in means if mean is not None]
+    return float(np.mean(there)) if len(there) == len(means) else None
 
 
 def _mean(scores: Sequence[float]) -> float | None:

@@ -11,11 +11,13 @@ from .decoding import (
     iterate,
     stack_views,
 )
-from .items import Item, Name, as_items
+from .items import ImageLike, Images, Item, Name, as_items
 from .preprocessing import normalise, size_of
 
 __all__ = [
     "Decoded",
+    "ImageLike",
+    "Images",
     "Item",
     "Name",
     "as_items",

@@ -45,8 +45,10 @@ def augment(
     """
     crops, mirrored = [], []
     for image in decoded:
-        top, left, height, width = random_crop(*image.source.shape[:2], rng)
-        crops.append(image.source[top : top + height, left : left + width])
+        source = image.source
+        assert source is not None  # decoded to be trained on
+        top, left, height, width = random_crop(source.shape[0], source.shape[1], rng)
+        crops.append(source[top : top + height, left : left + width])
         mirrored.append(rng.uniform() < 0.5)
     size, interpolation = size_of(preprocess), interpolation_of(preprocess)
     if device.type == "cuda":

@@ -100,7 +100,7 @@ def decode_all(
     if bad:
         named = [(i, items[i], _reason(error)) for i, error in bad]
         raise ValueError(list_bad(named, name, "cannot be decoded")) from bad[0][1]
-    return results
+    return [result for result in results if isinstance(result, Decoded)]
 
 
 def find_unreadable(
@@ -274,10 +274,11 @@ def _decode_shared(
         arrays = disk_cache.read(key, (*size_of(preprocess), 3))
         if arrays is None:
             decoded = _decode(item, preprocess)
+            assert decoded.source is not None  # as it is by default
             disk_cache.write(key, view=decoded.view, source=decoded.source)
         else:
             decoded = Decoded(**arrays)
-        return decoded, decoded.view.nbytes + decoded.source.nbytes
+        return decoded, sum(a.nbytes for a in (decoded.view, decoded.source) if a is not None)
 
     return IMAGES.get_or_make(key, make)
 

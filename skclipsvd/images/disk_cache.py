@@ -36,14 +36,14 @@ def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]
     return arrays if all(array.dtype == np.uint8 for array in arrays.values()) else None
 
 
-def write(key: tuple, **arrays: NDArray[np.uint8]) -> None:
-    """Keep arrays under `key`; a full or read-only disk costs time later, not an error."""
+def write(key: tuple, *, view: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+    """Keep view and source under `key`; a full or read-only disk costs time later, not an error."""
     file = _file(key)
     if file is None:
         return
     try:
         with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, view=view, source=source)
     except OSError:
         return
 

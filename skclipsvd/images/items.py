@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,23 @@ from PIL import Image
 
 _NAMED_AT_MOST = 10
 _CHANNELS_FIRST = "; channels come last: array.transpose(1, 2, 0)"
+
+
+class SupportsArray(Protocol):
+    """What NumPy turns into an array: Series, frames, tensors, arrays of pyarrow and of h5py."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+# One image as users have it, and all of a call; `as_items` says what each of them is.
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | SupportsArray | Mapping[str, Any]
+Images = Sequence[ImageLike] | SupportsArray
 Item = str | bytes | Image.Image | NDArray[np.uint8]
 Name = Callable[[int], str]
 ROW_OF_X: Name = "X[{}]".format
 
 
-def as_items(X: Any) -> list[Item]:
+def as_items(X: Images) -> list[Item]:
     """Turn any supported container of images into a list, without reading a file.
 
     Parameters
@@ -109,7 +120,7 @@ def _as_item(index: int, item: Any) -> Item:
         return _as_item(index, item.get("path") if content is None else content)
     if isinstance(item, Image.Image):
         return item
-    if hasattr(item, "__array__") and getattr(item, "ndim", 0):
+    if hasattr(item, "__array__") and getattr(item, "ndim", None):
         item = _as_array(f"X[{index}]", item)
     if isinstance(item, np.ndarray):
         return _checked_array(index, item)

@@ -124,7 +124,10 @@ def _formats() -> tuple[str, ...]:
 def _upright(image: Image.Image, *, in_place: bool = False) -> Image.Image:
     """Turn an image as its camera was held; as it is where that cannot be read."""
     try:
-        return ImageOps.exif_transpose(image, in_place=in_place) or image
+        if not in_place:
+            return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
     except MemoryError:
         raise
     except Exception:  # a broken Exif block raises anything; the pixels are fine

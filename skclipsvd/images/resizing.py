@@ -38,8 +38,8 @@ def resize_each(
     """
     resized = []
     for crop, mirror in zip(crops, mirrored, strict=True):
-        pixels = np.array(crop[:, ::-1] if mirror else crop, order="C")
-        pixels = torch.from_numpy(pixels).permute(2, 0, 1)
+        shown = np.array(crop[:, ::-1] if mirror else crop, order="C")
+        pixels = torch.from_numpy(shown).permute(2, 0, 1)
         resized.append(tvf.resize(pixels, list(size), interpolation, antialias=True))
     return torch.stack(resized)
 
@@ -71,11 +71,11 @@ def resize_together(
     """
     pixels = send(_pack(crops, pinned=device.type == "cuda"), device)
     shapes = send(torch.tensor([crop.shape[:2] for crop in crops]), device)
-    mirrored = send(torch.tensor(mirrored), device)
+    turned = send(torch.tensor(mirrored), device).view(-1, 1, 1)
     n, longest_height, longest_width, _ = pixels.shape
     height, width = size
     across = _weights(shapes[:, 1], width, longest_width, interpolation)
-    across = torch.where(mirrored.view(-1, 1, 1), across.flip(1), across)
+    across = torch.where(turned, across.flip(1), across)
     down = _weights(shapes[:, 0], height, longest_height, interpolation)
     # Channels between rows and columns: both products then read their operands as they lie.
     rows = pixels.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)

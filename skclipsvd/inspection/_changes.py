@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..adaptation import find_targets
@@ -11,10 +9,10 @@ from ..adaptation.factors import decompose
 from ..adaptation.heads import compare_heads, relative_change
 from ..adaptation.targets import TOWERS
 from ..classifiers import CLIPSVDClassifier, TrainedCLIPClassifier, frozen_and_adapted
-from ..frames import table
+from ..frames import Table, table
 
 
-def singular_value_changes(clf: CLIPSVDClassifier) -> Any:
+def singular_value_changes(clf: CLIPSVDClassifier) -> Table:
     """List every trained singular value beside the frozen one.
 
     Parameters
@@ -80,7 +78,7 @@ def singular_value_changes(clf: CLIPSVDClassifier) -> Any:
     )
 
 
-def head_changes(clf: TrainedCLIPClassifier, *, tower: str | None = None) -> Any:
+def head_changes(clf: TrainedCLIPClassifier, *, tower: str | None = None) -> Table:
     """Rank the attention heads by how much the fit changed them.
 
     A head enters a model through two products only: what it writes for what it reads, ``W_o[:,

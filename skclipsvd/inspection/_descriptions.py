@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..adaptation.heads import compare_heads
 from ..classifiers import TrainedCLIPClassifier, frozen_and_adapted
 from ..clip import Backbone
-from ..frames import table
-from ..images import Item, as_items, check_exist, decoding_threads, iterate, normalise
+from ..frames import Table, table
+from ..images import Images, Item, as_items, check_exist, decoding_threads, iterate, normalise
 from .contributions import Tower, leading_directions, split, splittable_image_tower
 from .phrases import as_concepts, embed_phrases
 from .pursuit import centred_units, describe_direction, text_span
@@ -25,12 +24,12 @@ _N_DIRECTIONS = 3
 def describe_heads(
     clf: TrainedCLIPClassifier,
     texts: str | Sequence[str] = "general",
-    X: ArrayLike | None = None,
+    X: Images | None = None,
     *,
     n_heads: int = 5,
     n_texts: int = 5,
     n_directions: int | None = None,
-) -> Any:
+) -> Table:
     """Describe the image tower's most changed heads by the texts that their outputs resemble.
 
     With images, by what the adapted heads write for them: TextSpan [1]_ chooses the texts that
@@ -127,7 +126,7 @@ def describe_heads(
     return table({name: [row[name] for row in rows] for name in rows[0]})
 
 
-def _items(X: ArrayLike | None, n_directions: int | None) -> list[Item] | None:
+def _items(X: Images | None, n_directions: int | None) -> list[Item] | None:
     if X is None:
         return None
     if n_directions is not None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classifiers import BaseCLIPClassifier, frozen_and_adapted, prompts_of
-from ..clip import Prompts
-from ..frames import table
-from ..images import as_items, check_exist, decode_all, normalise, stack_views
+from ..clip import Backbone, Prompts
+from ..frames import Table, table
+from ..images import ImageLike, as_items, check_exist, decode_all, normalise, stack_views
 from .contributions import (
     Component,
     SplitEmbeddings,
@@ -63,7 +63,7 @@ class Explanation:
     classes: NDArray
     scores_before: NDArray[np.float32]
     scores_after: NDArray[np.float32]
-    components: Any
+    components: Table
     changes: NDArray[np.float32]
     embedding: NDArray[np.float32]
     image_contributions: NDArray[np.float32]
@@ -75,7 +75,7 @@ class Explanation:
         """The label that the adapted model predicts."""
         return self.classes[self.scores_after.argmax()]
 
-    def table(self, label: Any = None) -> Any:
+    def table(self, label: Any = None) -> Table:
         """Rank the components by how much they changed one class's score, up or down.
 
         Parameters
@@ -125,7 +125,7 @@ class Explanation:
         )
 
 
-def explain_prediction(clf: BaseCLIPClassifier, image: Any) -> Explanation:
+def explain_prediction(clf: BaseCLIPClassifier, image: ImageLike) -> Explanation:
     """Say which heads, MLPs and patches the adaptation used to change an image's scores.
 
     An embedding is the sum of what the parts of its tower wrote into it, once attention weights and
@@ -265,13 +265,14 @@ def _heat_map(
 ) -> tuple[Tensor, Tensor]:
     """Split the scores into patches of shape (n_classes, n_patches) and the rest (n_classes,)."""
     norm = after.embedding[0].norm()
+    assert after.by_source is not None  # it was asked for
     sources = weights @ after.by_source[0].T / norm
     others = [i for i, c in enumerate(tower.components) if c.kind != "head"]
     rest = weights @ after.contributions[0, others].sum(dim=0) / norm + sources[:, 0] + bias
     return sources[:, 1:], rest
 
 
-def _pixels(image: Any, backbone: Any) -> Tensor:
+def _pixels(image: ImageLike, backbone: Backbone) -> Tensor:
     items = as_items([image])
     check_exist(items)
     decoded = decode_all(items, backbone.preprocess, n_threads=1)
@@ -288,7 +289,7 @@ def _check_texts(clf: BaseCLIPClassifier, features: Tensor) -> None:
         )
 
 
-def _component_table(components: list[Component]) -> Any:
+def _component_table(components: list[Component]) -> Table:
     columns = zip(*components, strict=True)
     named = zip(Component._fields, map(list, columns), strict=True)
     return table(dict(named))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..clip import towers
-from ..clip.towers import text_parts, tower_kinds
+from ..clip.towers import CLIPModel, text_parts, tower_kinds
 
 
 class Component(NamedTuple):
@@ -53,7 +53,7 @@ class Tower:
     """
 
     name: str
-    blocks: nn.ModuleList
+    blocks: Sequence[ResidualAttentionBlock]
     batch_first: bool
     encode: Callable[[Tensor], Tensor]
     pooled: Callable[[Tensor], Tensor]
@@ -80,7 +80,7 @@ class Tower:
 
     def constant(self) -> Tensor:
         """Return what the last norm and the projection add to every embedding."""
-        shift = self.norm.bias
+        shift: Tensor = self.norm.bias
         if self.projection is not None:
             shift = shift @ self.projection
         return shift if self.projection_bias is None else shift + self.projection_bias
@@ -104,7 +104,7 @@ class SplitEmbeddings(NamedTuple):
     by_source: Tensor | None
 
 
-def splittable_image_tower(model: nn.Module) -> Tower:
+def splittable_image_tower(model: CLIPModel) -> Tower:
     """Take the image tower of a private `model` apart; ValueError where that is not exact."""
     visual = model.visual
     plain = (
@@ -130,7 +130,7 @@ def splittable_image_tower(model: nn.Module) -> Tower:
     )
 
 
-def splittable_text_tower(model: nn.Module) -> Tower:
+def splittable_text_tower(model: CLIPModel) -> Tower:
     """Take the text tower of a private `model` apart; ValueError where that is not exact."""
     _check(model, "text", is_plain_text(model))
     text, pool, end = text_parts(model)
@@ -154,7 +154,7 @@ def splittable_text_tower(model: nn.Module) -> Tower:
     )
 
 
-def is_plain_text(model: nn.Module) -> bool:
+def is_plain_text(model: CLIPModel) -> bool:
     """Whether the text tower of `model` can be split exactly."""
     text, pool, _ = text_parts(model)
     return (
@@ -165,7 +165,7 @@ def is_plain_text(model: nn.Module) -> bool:
     )
 
 
-def cut_to_longest_prompt(model: nn.Module, tower: Tower, tokens: Tensor) -> Tensor:
+def cut_to_longest_prompt(model: CLIPModel, tower: Tower, tokens: Tensor) -> Tensor:
     """Cut a causal text tower to the longest prompt: what follows the pooled token reaches nothing.
 
     Parameters
@@ -189,12 +189,12 @@ def cut_to_longest_prompt(model: nn.Module, tower: Tower, tokens: Tensor) -> Ten
     return tokens[:, :length]
 
 
-def _plain(blocks: nn.ModuleList) -> bool:
+def _plain(blocks: Sequence[nn.Module]) -> bool:
     """Whether every block adds its attention and its MLP to the stream, and nothing else."""
     return all(type(block) is ResidualAttentionBlock for block in blocks)
 
 
-def _check(model: nn.Module, tower: str, supported: bool) -> None:
+def _check(model: CLIPModel, tower: str, supported: bool) -> None:
     if not supported:
         raise ValueError(
             f"the {tower} tower ({tower_kinds(model)[tower]}) cannot be split exactly. Supported "
@@ -235,13 +235,13 @@ def split(tower: Tower, inputs: Tensor, *, by_source: bool = False) -> SplitEmbe
         heads, from_source = _heads_output(block, x, mask, rows, weights, by_source)
         bias = weights.sum(dim=1)[:, None] * block.ls_1(block.attn.out_proj.bias)
         parts += [heads, bias[:, None], _pool(_at(mlp, rows), weights)[:, None]]
-        if by_source:
+        if sources is not None and from_source is not None:
             sources += from_source
     constant = tower.constant().expand(len(embedding), 1, -1)
     return SplitEmbeddings(
         embedding.float(),
         torch.cat([tower.project(torch.cat(parts, dim=1)), constant], dim=1),
-        tower.project(sources) if by_source else None,
+        None if sources is None else tower.project(sources),
     )
 
 

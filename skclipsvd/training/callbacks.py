@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..validation import Method
+
+if TYPE_CHECKING:
+    from sklearn.callback import CallbackContext
+
+_with_callbacks: Callable[[Any], Any] | None
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn < 1.9
+    _with_callbacks = None
 
-    class CallbackSupportMixin:
+    # A type checker takes the one that it knows for both.
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stand in for the mixin that this scikit-learn does not have yet."""
 
-    def with_callbacks(method: Callable) -> Callable:
-        """Leave the method as it is."""
-        return method
+
+def with_callbacks(method: Method) -> Method:
+    """Let scikit-learn set up and tear down callbacks around a fit, where it has any."""
+    return method if _with_callbacks is None else _with_callbacks(method)
 
 
 class FitMonitor:
@@ -51,7 +61,8 @@ class FitMonitor:
             metadata=metadata,
             reconstruction_attributes=fitted_attributes,
         )
-        self._root = self._epoch = None
+        self._root: CallbackContext | None = None
+        self._epoch: CallbackContext | None = None
         if hasattr(estimator, "_init_callback_context"):
             self._root = estimator._init_callback_context(max_subtasks=n_epochs)
             self._root.call_on_fit_task_begin(**self._arguments)
@@ -64,7 +75,7 @@ class FitMonitor:
 
     def epoch_ended(self) -> bool:
         """Close the epoch's task; True where a callback asks to stop."""
-        return self._root is not None and self._epoch.call_on_fit_task_end(**self._arguments)
+        return self._epoch is not None and self._epoch.call_on_fit_task_end(**self._arguments)
 
     def fit_ended(self) -> None:
         """Close the task of the whole fit."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..adaptation import Adaptation
 from ..clip import autocast, unit_image_features
+from ..clip.towers import CLIPModel
 from ..images import normalise, size_of
 from .early_stopping import EarlyStopping
 from .frozen_blocks import freeze_below, read_only_class_token
@@ -24,7 +25,7 @@ from .text_encoder import text_encoder
 class Encoders:
     """Both towers in training form, each computed as rarely as is exact."""
 
-    def __init__(self, model: nn.Module, task: Task, adaptation: Adaptation, recipe: Recipe):
+    def __init__(self, model: CLIPModel, task: Task, adaptation: Adaptation, recipe: Recipe):
         self.model, self.task, self.recipe = model, task, recipe
         self.adaptation = adaptation
         adaptation.cast(recipe.dtype)
@@ -160,7 +161,7 @@ class Encoders:
                 module.eval()
 
 
-def _checkpoint(model: nn.Module) -> None:
+def _checkpoint(model: CLIPModel) -> None:
     try:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError, ValueError) as error:

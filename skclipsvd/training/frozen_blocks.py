@@ -21,7 +21,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 
 from ..adaptation import Target
-from ..clip.towers import can_pool, draws_random_numbers, text_tower
+from ..clip.towers import CLIPModel, can_pool, draws_random_numbers, text_tower
 from .memory_estimate import available_bytes
 
 # Share of the free memory that remembered activations may take.
@@ -92,12 +92,13 @@ class FrozenBlocks(nn.Module):
 
     def get_weight_dtype(self) -> torch.dtype:
         """Answer open_clip's question for the first block."""
-        return self.blocks[0].get_weight_dtype()
+        first: ResidualAttentionBlock = self.blocks[0]
+        return first.get_weight_dtype()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what comes out of the last frozen block, of the shape of `x` or its own."""
         rows = self._rows
-        if rows is not None and self._known[rows].all():
+        if rows is not None and self._values is not None and self._known[rows].all():
             return self._values[rows]
         with torch.no_grad():
             for block in self.blocks:
@@ -118,7 +119,7 @@ class FrozenBlocks(nn.Module):
         self._known[rows] = True
 
 
-def read_only_class_token(model: nn.Module) -> None:
+def read_only_class_token(model: CLIPModel) -> None:
     """Make the image tower's last block compute the class token alone, where only that is read.
 
     Parameters
@@ -138,7 +139,7 @@ def read_only_class_token(model: nn.Module) -> None:
         blocks[-1] = PooledBlock(blocks[-1], lambda x: x[:, :1])
 
 
-def freeze_below(model: nn.Module, tower: str, targets: Sequence[Target]) -> FrozenBlocks | None:
+def freeze_below(model: CLIPModel, tower: str, targets: Sequence[Target]) -> FrozenBlocks | None:
     """Put the blocks of a tower below the first adapted one into a `FrozenBlocks`.
 
     Parameters
@@ -169,7 +170,7 @@ def freeze_below(model: nn.Module, tower: str, targets: Sequence[Target]) -> Fro
     return frozen
 
 
-def _place_of_blocks(model: nn.Module, tower: str) -> tuple[nn.Module | None, str]:
+def _place_of_blocks(model: CLIPModel, tower: str) -> tuple[nn.Module | None, str]:
     """Find the module and the attribute that hold a tower's blocks, which hand on one tensor."""
     trunk = getattr(model.visual, "trunk", None)
     if tower == "image" and isinstance(trunk, timm.models.VisionTransformer):

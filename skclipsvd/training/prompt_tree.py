@@ -77,13 +77,15 @@ class PromptTree:
             keys = _on_the_way(paths[prompts])
             problems.append((keys, [node for node in keys if node not in seen], prompts))
             seen.update(keys)
-        keys, nodes, prompts = (list(column) for column in zip(*problems, strict=True))
-        routes = _routes(paths, len(token))
-        arrays = (torch.from_numpy(a).to(tokens.device) for a in (token, depth, last))
+        of_keys, of_nodes, of_prompts = (list(column) for column in zip(*problems, strict=True))
+        routes, device = _routes(paths, len(token)), tokens.device
+        own = np.arange(len(token))
         return cls(
-            *arrays,
-            _attention(keys, nodes, np.arange(len(token)), routes, depth).to(tokens.device),
-            _attention(keys, prompts, last, routes, depth).to(tokens.device),
+            token=torch.from_numpy(token).to(device),
+            depth=torch.from_numpy(depth).to(device),
+            ends=torch.from_numpy(last).to(device),
+            of_nodes=_attention(of_keys, of_nodes, own, routes, depth).to(device),
+            of_ends=_attention(of_keys, of_prompts, last, routes, depth).to(device),
         )
 
 
@@ -94,7 +96,9 @@ def _grow(rows: NDArray, last: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     (n_prompts, length), with `_NONE` behind its end.
     """
     paths = np.full((len(rows), last.max() + 1), _NONE, dtype=np.int64)
-    token, depth, parent = [], [], np.zeros(len(rows), dtype=np.int64)
+    token: list[NDArray] = []
+    depth: list[NDArray] = []
+    parent = np.zeros(len(rows), dtype=np.int64)
     for position in range(paths.shape[1]):
         going_on = last >= position
         beginnings = np.stack([parent[going_on], rows[going_on, position]])

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from ..adaptation import Adaptation, AdaptedAttention
 from ..clip.towers import (
+    CLIPModel,
     FindEnds,
+    TextTower,
     can_pool,
     cut_context,
     draws_random_numbers,
@@ -47,7 +49,7 @@ class TextEncoder:
         Tokens that pass through the tower in one call.
     """
 
-    def __init__(self, model: nn.Module, find_ends: FindEnds | None = None):
+    def __init__(self, model: CLIPModel, find_ends: FindEnds | None = None):
         self.model, self.tower, self.find_ends = model, text_tower(model), find_ends
         self.frozen: FrozenBlocks | None = None
 
@@ -76,7 +78,7 @@ class TextEncoder:
 class CutTextEncoder(TextEncoder):
     """A tower whose prompts are cut to the longest one."""
 
-    def __init__(self, model: nn.Module, find_ends: FindEnds | None = None):
+    def __init__(self, model: CLIPModel, find_ends: FindEnds | None = None):
         super().__init__(model, find_ends)
         if find_ends is not None:
             self.positions, self.mask = self.tower.positional_embedding, self.tower.attn_mask
@@ -96,7 +98,9 @@ class SharedTextEncoder(TextEncoder):
     attention looks along the tree: for a few prompts at a time it gathers what they look at.
     """
 
-    def __init__(self, model: nn.Module, find_ends: FindEnds):
+    find_ends: FindEnds
+
+    def __init__(self, model: CLIPModel, find_ends: FindEnds):
         super().__init__(model, find_ends)
         tower = self.tower
         self.positions = tower.positional_embedding
@@ -127,7 +131,7 @@ class SharedTextEncoder(TextEncoder):
         return _attend_among(self.tree.of_ends, q, k, v, n_heads)
 
 
-def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
+def text_encoder(model: CLIPModel, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
     """Choose the form of a private model's text tower that computes least, and is exact.
 
     Parameters
@@ -150,7 +154,7 @@ def text_encoder(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> Te
     return encoder
 
 
-def _form(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
+def _form(model: CLIPModel, tokens: Tensor, adaptation: Adaptation) -> TextEncoder:
     tower = text_tower(model)
     if hasattr(tower, "config"):
         cut = _masked_length(tower, tokens) is not None
@@ -170,7 +174,7 @@ def _form(model: nn.Module, tokens: Tensor, adaptation: Adaptation) -> TextEncod
     return CutTextEncoder(model, find_ends)
 
 
-def _masked_length(tower: nn.Module, tokens: Tensor) -> int | None:
+def _masked_length(tower: TextTower, tokens: Tensor) -> int | None:
     """Longest prompt without its padding, where all padding is at the end."""
     kept = tokens != tower.config.pad_token_id
     lengths = kept.sum(dim=-1)

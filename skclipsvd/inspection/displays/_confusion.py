@@ -121,6 +121,8 @@ class ConfusionDisplay:
             for (row, column), count in np.ndenumerate(self.confusion_matrix):
                 if count:
                     colour = "white" if shares[row, column] > 0.5 else "black"
-                    place = dict(ha="center", va="center", color=colour, fontsize="small")
+                    place: dict[str, Any] = dict(
+                        ha="center", va="center", color=colour, fontsize="small"
+                    )
                     self.ax_.text(column, row, f"{count}", **place)
         return self

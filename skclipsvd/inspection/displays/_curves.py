@@ -108,8 +108,8 @@ class FitCurveDisplay:
         n = 1 if self.validation_scores is None else 2
         self.figure_, self.ax_ = panels(self, ax, n, (6.4, 1.2 + 2.6 * n), ratios=(3, 2)[:n])
         self._plot_losses(self.ax_[0], window)
-        if n == 2:
-            self._plot_scores(self.ax_[1])
+        if self.validation_scores is not None:
+            self._plot_scores(self.ax_[1], self.validation_scores)
         remove_spines(*self.ax_)
         return self
 
@@ -127,9 +127,9 @@ class FitCurveDisplay:
         ax.set_ylim(bottom=0)
         whole_numbers(ax.xaxis)
 
-    def _plot_scores(self, ax: Axes) -> None:
-        epochs = np.arange(len(self.validation_scores))
-        ax.plot(epochs, 100 * self.validation_scores, color=AFTER, marker="o", markersize=4)
+    def _plot_scores(self, ax: Axes, scores: NDArray) -> None:
+        epochs = np.arange(len(scores))
+        ax.plot(epochs, 100 * scores, color=AFTER, marker="o", markersize=4)
         ax.set(xlabel="epoch (0: before training)", ylabel="validation\naccuracy, %")
         whole_numbers(ax.xaxis)
 

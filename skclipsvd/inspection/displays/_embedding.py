@@ -11,10 +11,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.utils import check_consistent_length
 
-from ...images import as_items
+from ...images import Images, as_items
 from ._figures import COLOURS, MARKERS, legend_beside, one_panel, pyplot, remove_spines, short
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 _LEGEND_AT_MOST = len(COLOURS) * len(MARKERS)
@@ -72,7 +73,7 @@ class EmbeddingDisplay:
     def from_estimator(
         cls,
         estimator: Any,
-        X: ArrayLike,
+        X: Images,
         y: ArrayLike,
         *,
         method: str = "pca",
@@ -147,15 +148,17 @@ class EmbeddingDisplay:
         self.figure_, self.ax_ = one_panel(self, ax, (5.8 + 1.6 * n_columns, 5.2))
         looks = {c: (COLOURS[i % 8], MARKERS[i % 7]) for i, c in enumerate(classes.tolist())}
         for c, (colour, marker) in looks.items():
-            style = {"color": colour, "marker": marker, "alpha": 0.7, "linewidth": 0}
-            style["label"] = short(c, 28 if n_columns == 1 else 18)
-            self.ax_.scatter(*self.positions[self.y == c].T, s=22, **style)
+            x, y = self.positions[self.y == c].T
+            label = short(c, 28 if n_columns == 1 else 18)
+            self.ax_.scatter(
+                x, y, s=22, color=colour, marker=marker, alpha=0.7, linewidth=0, label=label
+            )
         handles = self.ax_.get_legend_handles_labels()[0]
         if len(looks) > _LEGEND_AT_MOST:
             handles = []
             self._write_classes(classes)
-        if self.text_positions is not None:
-            handles.append(self._plot_texts(looks))
+        if self.text_positions is not None and self.text_classes is not None:
+            handles.append(self._plot_texts(looks, self.text_positions, self.text_classes))
         self.ax_.set(xlabel=self.axis_labels[0], ylabel=self.axis_labels[1])
         self.ax_.set_aspect("equal", adjustable="datalim")
         remove_spines(self.ax_)
@@ -163,11 +166,13 @@ class EmbeddingDisplay:
             legend_beside(self.ax_, handles)
         return self
 
-    def _plot_texts(self, looks: Mapping[Any, tuple[str, str]]) -> Any:
+    def _plot_texts(
+        self, looks: Mapping[Any, tuple[str, str]], positions: NDArray, classes: NDArray
+    ) -> Artist:
         """Draw a star for each class's text, and return what the legend shows for them."""
-        star = {"marker": "*", "edgecolor": "black"}
-        for c, position in zip(self.text_classes.tolist(), self.text_positions, strict=True):
-            self.ax_.scatter(*position, s=170, color=looks[c][0], zorder=3, **star)
+        star: dict[str, Any] = {"marker": "*", "edgecolor": "black"}
+        for c, (x, y) in zip(classes.tolist(), positions, strict=True):
+            self.ax_.scatter(x, y, s=170, color=looks[c][0], zorder=3, **star)
         return self.ax_.scatter([], [], s=110, color="white", label="text of a class", **star)
 
     def _write_classes(self, classes: NDArray) -> None:
@@ -176,7 +181,7 @@ class EmbeddingDisplay:
         halo = [withStroke(linewidth=2.5, foreground="white")]
         for c in classes:
             middle = np.median(self.positions[self.y == c], axis=0)
-            place = dict(ha="center", va="center", fontsize=7, zorder=4)
+            place: dict[str, Any] = dict(ha="center", va="center", fontsize=7, zorder=4)
             self.ax_.annotate(short(c, 14), middle, path_effects=halo, **place)
 
 

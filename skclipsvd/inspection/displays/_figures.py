@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def one_panel(owner: Any, ax: Axes | None, size: tuple[float, float]) -> tuple[F
     plt = pyplot(owner)
     if ax is None:
         _, ax = plt.subplots(figsize=size, layout="constrained")
-    return ax.figure, ax
+    return _figure_of(ax), ax
 
 
 def panels(
@@ -56,32 +56,39 @@ def panels(
     """Make panels below or beside each other, in a new figure or in the place of `ax`."""
     plt = pyplot(owner)
     shape = (1, n) if across else (n, 1)
-    options = {"width_ratios" if across else "height_ratios": ratios}
+    widths, heights = (ratios, None) if across else (None, ratios)
+    place = None if ax is None else ax.get_subplotspec()
     if ax is None:
         figure = plt.figure(figsize=size, layout="constrained")
-        grid = figure.add_gridspec(*shape, **options)
-    elif ax.get_subplotspec() is None:
+        grid = figure.add_gridspec(*shape, width_ratios=widths, height_ratios=heights)
+    elif place is None:
         raise ValueError(
             f"ax: {type(owner).__name__} divides the place of its ax, and this one was made "
             "without a grid; pass one of plt.subplots() or figure.add_subplot()."
         )
     else:
-        figure, grid = ax.figure, ax.get_subplotspec().subgridspec(*shape, **options)
+        figure = _figure_of(ax)
+        grid = place.subgridspec(*shape, width_ratios=widths, height_ratios=heights)
         ax.set_axis_off()
     return figure, np.array([figure.add_subplot(grid[i]) for i in range(n)])
+
+
+def _figure_of(ax: Axes) -> Figure:
+    """Return what holds an ax: a figure, or what has all that is asked of one here."""
+    return cast("Figure", ax.figure)
 
 
 def legend_beside(ax: Axes, handles: Sequence[Any] | None = None) -> None:
     """Put the legend to the right of the axes, where it covers no data."""
     n = len(handles if handles is not None else ax.get_legend_handles_labels()[0])
     if n:
-        place = dict(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+        place: dict[str, Any] = dict(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
         ax.legend(handles=handles, frameon=False, fontsize="small", ncols=-(-n // 20), **place)
 
 
 def legend_above(ax: Axes, n_columns: int) -> None:
     """Put a legend of one line above the axes, at the right, beside a title at the left."""
-    place = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+    place: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     ax.legend(frameon=False, fontsize="small", ncols=n_columns, **place)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...classifiers import TrainedCLIPClassifier
 from .._changes import head_changes
 from ._figures import as_records, panels, pyplot
 
@@ -60,7 +61,7 @@ class HeadChangeDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, *, column: str = "change", ax: Axes | None = None
+        cls, estimator: TrainedCLIPClassifier, *, column: str = "change", ax: Axes | None = None
     ) -> Self:
         """Draw the heads of a fitted classifier.
 

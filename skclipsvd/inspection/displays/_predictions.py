@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from open_clip.transform import PreprocessCfg
 from sklearn.utils import check_consistent_length
 
-from ...classifiers import frozen_and_adapted
-from ...images import as_items, decode_all
+from ...classifiers import BaseCLIPClassifier, frozen_and_adapted
+from ...images import ImageLike, Images, as_items, decode_all
 from .._explanations import explain_prediction
 from ._figures import (
     BEFORE,
@@ -80,7 +80,7 @@ class PredictionSheetDisplay:
     def from_estimator(
         cls,
         estimator: Any,
-        X: ArrayLike,
+        X: Images,
         y: ArrayLike | None = None,
         *,
         n_images: int = 24,
@@ -187,7 +187,7 @@ class PredictionSheetDisplay:
         self.ax_.imshow(image, extent=(x, x + 0.94, y + 0.94, y))
         edge = dict(edgecolor=WRONG, linewidth=3) if wrong else dict(edgecolor=BEFORE)
         self.ax_.add_patch(Rectangle((x, y), 0.94, 0.94, fill=False, **edge))
-        look = dict(color=WRONG, fontweight="bold") if wrong else {}
+        look: dict[str, Any] = dict(color=WRONG, fontweight="bold") if wrong else {}
         self.ax_.text(x, y + 0.98, caption, fontsize=8, va="top", parse_math=False, **look)
 
 
@@ -240,7 +240,12 @@ class HeatMapDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, image: Any, *, label: Any = None, ax: Axes | None = None
+        cls,
+        estimator: BaseCLIPClassifier,
+        image: ImageLike,
+        *,
+        label: Any = None,
+        ax: Axes | None = None,
     ) -> Self:
         """Explain one image's score and draw the heat map.
 

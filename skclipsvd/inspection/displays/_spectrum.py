@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...classifiers import CLIPSVDClassifier
 from .._changes import singular_value_changes
 from ._figures import (
     AFTER,
@@ -70,7 +71,7 @@ class SpectrumDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: CLIPSVDClassifier,
         *,
         tower: str = "image",
         block: int = -1,
