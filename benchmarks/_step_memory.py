@@ -1,8 +1,8 @@
 """One process that takes training steps, and tells how much memory it needed: see `memory`."""
 
+import argparse
 import json
 import resource
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from .published import PublishedTraining
 from .step import LR, TEMPLATE, OurTraining, photographs
 
 
-def main(side, model_name, n_classes, batch):
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=["ours", "published"])
+    parser.add_argument("model", help="such as ViT-B-16")
+    parser.add_argument("n_classes", type=int)
+    parser.add_argument("batch", type=int, help="images per step")
+    options = parser.parse_args()
+    print(json.dumps(measure(options.side, options.model, options.n_classes, options.batch)))
+
+
+def measure(side, model_name, n_classes, batch):
     device = torch.device("cpu")
     with quiet_random_weights():
         backbone = load_backbone(model_name, None, device)
@@ -39,7 +49,7 @@ def main(side, model_name, n_classes, batch):
             release(backbone)
         for _ in range(2):
             training.step(*arguments)
-    print(json.dumps({"before": before, "peak": peak()}))
+    return {"before": before, "peak": peak()}
 
 
 def release(backbone):
@@ -53,4 +63,4 @@ def peak():
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main()

@@ -52,15 +52,16 @@ def families(bank):
     return [str(f) for f in bank["families"][HELD_OUT - 1 :: HELD_OUT]]
 
 
-def painter(bank, seed):
-    held_out = range(HELD_OUT - 1, len(bank["families"]), HELD_OUT)
-    return tiny_pictures.Painter(bank, seed, list(held_out), pens=False)
+def painter(bank, seed, families=None):
+    if families is None:
+        families = range(HELD_OUT - 1, len(bank["families"]), HELD_OUT)
+    return tiny_pictures.Painter(bank, seed, list(families), pens=False)
 
 
-def turned_letters(bank, n=1300):
+def turned_letters(bank, n=1300, families=None):
     """Draw letters that are coarse and turned, and their class indices."""
     usual, tiny_pictures._GRAIN = tiny_pictures._GRAIN, (32, 10, 8)
-    pictures, attributes = painter(bank, 91).glyphs(n, 0.6, 0.0)
+    pictures, attributes = painter(bank, 91, families).glyphs(n, 0.6, 0.0)
     tiny_pictures._GRAIN = usual
     angle = np.deg2rad(32)
     turn = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]]

@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skclipsvd import CLIPSVDClassifier, cache_info, inference
+from skclipsvd import CLIPSVDClassifier, cache_info
+from skclipsvd.clip import embedding
 from skclipsvd.datasets import load_handwritten_digits
 
 from ._report import table, write
@@ -113,14 +114,14 @@ def link(old, new):
 
 def watch_batches(batch_size):
     """Take down (images done, resident bytes) after every batch of a prediction."""
-    seen, original = [], inference.unit_image_features
+    seen, original = [], embedding.unit_image_features
 
     def unit_image_features(model, pixels):
         features = original(model, pixels)
         seen.append((batch_size * (len(seen) + 1), resident()))
         return features
 
-    inference.unit_image_features = unit_image_features
+    embedding.unit_image_features = unit_image_features
     return seen
 
 

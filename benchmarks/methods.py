@@ -61,6 +61,7 @@ def main():
             seeds=seeds,
             out=options.out,
             verbose=1,
+            setting="default",
             augment=data.name != "digits",
             **common,
         )

@@ -23,6 +23,7 @@ import time
 
 import numpy as np
 import torch
+from open_clip import CLIP
 from sklearn.model_selection import GridSearchCV
 
 import skclipsvd
@@ -30,7 +31,6 @@ from skclipsvd import CLIPSVDClassifier, training
 from skclipsvd.adaptation import SpectralAdaptation, install
 from skclipsvd.adaptation.factors import decompose
 from skclipsvd.caching.process import MERGED
-from skclipsvd.classifiers import _base, _trained
 from skclipsvd.clip import embedding
 from skclipsvd.datasets import load_handwritten_digits
 from skclipsvd.model_selection import sample_shots
@@ -130,8 +130,9 @@ class Replay:
         return [np.sum(steps, axis=0), timed(self.encode_texts), timed(self.score)]
 
     def encode_texts(self):
-        for prompts in self.texts:
-            _base.encode_exactly(self.model, prompts)
+        with torch.no_grad():
+            for tokens in self.texts:
+                self.model.encode_text(tokens)
 
     def score(self):
         with torch.inference_mode():
@@ -183,10 +184,10 @@ def recorded():
     """Yield a `Replay` that takes down what is trained and encoded."""
     replay = Replay()
 
-    def train(original):
-        def call(task, adaptation, recipe, *args):
+    def begin(original):
+        def call(encoders, model, task, adaptation, recipe, *args):
             replay.fits.append(Fit(task, recipe, adaptation.targets))
-            return original(task, adaptation, recipe, *args)
+            return original(encoders, model, task, adaptation, recipe, *args)
 
         return call
 
@@ -198,10 +199,11 @@ def recorded():
         return call
 
     def encode_texts(original):
-        def call(model, prompts):
-            replay.model = model
-            replay.texts.append(prompts)
-            return original(model, prompts)
+        def call(model, tokens):
+            if not torch.is_grad_enabled():  # else it is part of a step, or of its estimate
+                replay.model = model
+                replay.texts.append(tokens)
+            return original(model, tokens)
 
         return call
 
@@ -213,9 +215,9 @@ def recorded():
         return call
 
     with replaced(
-        (_trained, "train", train),
+        (training.Encoders, "__init__", begin),
         (training.Encoders, "backward", backward),
-        (_base, "encode_exactly", encode_texts),
+        (CLIP, "encode_text", encode_texts),
         (embedding, "unit_image_features", encode_images),
     ):
         yield replay
@@ -234,10 +236,17 @@ def added_up():
 
         return call
 
+    def watched_without_gradients(original):
+        def call(*args):
+            # With gradients it is part of a step, or of its estimate.
+            return (original if torch.is_grad_enabled() else watched(original))(*args)
+
+        return call
+
     with replaced(
         (training.Encoders, "backward", watched),
         (torch.optim.AdamW, "step", watched),
-        (_base, "encode_exactly", watched),
+        (CLIP, "encode_text", watched_without_gradients),
         (embedding, "unit_image_features", watched),
     ):
         yield spent

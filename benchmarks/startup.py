@@ -65,15 +65,16 @@ def start(model_name, cache):
 def child(model_name):
     marks = {"start": time.perf_counter()}
     from skclipsvd import CLIPSVDClassifier, training
-    from skclipsvd.classifiers import _base
+    from skclipsvd.adaptation import SpectralAdaptation
+    from skclipsvd.caching.process import BACKBONES
     from skclipsvd.datasets import load_handwritten_digits
 
     from . import _report
 
     marks["imported"] = time.perf_counter()
     paths, labels = load_handwritten_digits()
-    mark_when_done(marks, "weights", _base, "load_backbone")
-    mark_when_done(marks, "adaptation", CLIPSVDClassifier, "_adaptation_to_train")
+    mark_when_done(marks, "weights", BACKBONES, "get_or_make")
+    mark_when_done(marks, "adaptation", SpectralAdaptation, "__init__")
     mark_before(marks, "first step", training.Encoders, "backward")
     marks["fit"] = time.perf_counter()
     with _report.quiet_random_weights():

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import datasets as datasets
+    from . import exceptions as exceptions
+    from . import inspection as inspection
+    from . import model_selection as model_selection
     from .adaptation.describe import describe_targets
     from .caching.process import cache_info, clear_caches
     from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
@@ -17,6 +21,18 @@ if TYPE_CHECKING:
     from .linear import CosineClassifier
     from .persistence import load_adapter
     from .predictions import prediction_table
+else:  # a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        elif name in _SUBMODULES:
+            value = import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
 
 __all__ = [
     "CLIPSVDClassifier",
@@ -46,17 +62,6 @@ _MODULES = {
     "clear_caches": "caching.process",
 }
 _SUBMODULES = {"datasets", "exceptions", "experiments", "inspection", "model_selection"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    elif name in _SUBMODULES:
-        value = import_module(f".{name}", __name__)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -33,20 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = np.setdiff1d(np.arange(len(labels)), train)
     print(f"{len(paths)} real handwritten digits; {len(train)} to learn from, {len(test)} to test.")
 
-    settings = dict(model_name="tiny", augment=False, lr=0.01, random_state=options.seed)
+    settings = dict(model_name="tiny", augment=False, random_state=options.seed)
     zero_shot = CLIPSVDClassifier(**settings, max_steps=0).fit(paths[train], labels[train])
     print(f"zero-shot accuracy            {zero_shot.score(paths[test], labels[test]):7.1%}")
 
-    adapted = CLIPSVDClassifier(**settings, max_steps=200, verbose=1)
+    adapted = CLIPSVDClassifier(**settings, verbose=1)
     adapted.fit(paths[train], labels[train])
     predicted = adapted.predict(paths[test])
     print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")
-    _report(adapted, time.perf_counter() - started)
-    _draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
+    report(adapted, time.perf_counter() - started)
+    draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
     print(f"some test images with predicted and true labels: {options.output}")
 
 
-def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
+def report(clf: CLIPSVDClassifier, seconds: float) -> None:
+    """Print how many numbers were tuned, in how long, and what a saved classifier takes."""
     file = io.BytesIO()
     joblib.dump(clf, file)
     print(
@@ -55,7 +56,7 @@ def _report(clf: CLIPSVDClassifier, seconds: float) -> None:
     print(f"saved classifier: {len(file.getvalue()) / 1024:.0f} KiB")
 
 
-def _draw_sheet(
+def draw_sheet(
     paths: NDArray,
     labels: NDArray,
     predicted: NDArray,

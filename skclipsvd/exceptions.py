@@ -7,3 +7,15 @@ class SkclipsvdWarning(UserWarning):
 
 class BitDepthWarning(SkclipsvdWarning):
     """Integer pixels whose bit depth was read from their largest value, file by file."""
+
+
+class AmbiguousCheckpointWarning(SkclipsvdWarning):
+    """A checkpoint file that may want another activation or pre-processing than it is given."""
+
+
+class UnchangedPredictionsWarning(SkclipsvdWarning):
+    """A fit after which its training images are predicted as before, wrong ones included."""
+
+
+class CheckpointWarning(SkclipsvdWarning):
+    """A checkpoint that could not be written, or one that could not be read and is not used."""

@@ -14,12 +14,13 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
+
+# _check_sample_weight is private: there is no public check of weights.
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from .validation import fit_context
+from .validation import Interval, StrOptions, fit_context
 
 __all__ = ["CosineClassifier"]
 

@@ -1,12 +1,19 @@
-"""scikit-learn's check of parameters, without losing what a type checker knows of a method."""
+"""scikit-learn's check of parameters, without losing what a type checker knows of a method.
+
+All of it is private there: `_parameter_constraints`, what they are written in and what reads them
+have no public names yet (scikit-learn #28963). So it is imported here, and only here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-# Private; nothing public reads `_parameter_constraints`.
-from sklearn.base import _fit_context
+# Private: see above.
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+
+__all__ = ["Interval", "Method", "StrOptions", "check_parameters", "fit_context"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -24,3 +31,8 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
     decorator : callable
     """
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def check_parameters(estimator: BaseEstimator) -> None:
+    """Raise ValueError where a parameter is out of its range, without a fit."""
+    estimator._validate_params()  # private: see above

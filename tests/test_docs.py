@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from skclipsvd.training import memory_estimate
+from skclipsvd.training import checkpoint, memory_estimate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -130,6 +130,11 @@ def test_the_advice_where_memory_runs_out_is_quoted():
     assert " ".join(memory_estimate.ADVICE.split()) in faq
 
 
+def test_the_way_to_go_on_after_an_interrupt_is_quoted():
+    faq = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    assert f"KeyboardInterrupt: {checkpoint.INTERRUPTED.format('...')}" in faq
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_snippet_hides_from_the_test(page):
     languages = {snippet.language for snippet in snippets(page)}
@@ -164,8 +169,8 @@ def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
     for name, content in (("scores", rows), ("times", [*seeds, {"bytes": 1234567}])):
         text = json.dumps({**report, "rows": content})
         (results / f"{name}.json").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(pages, "_RESULTS", results)
-    monkeypatch.setattr(pages, "_PAGES", tmp_path / "pages")
+    monkeypatch.setattr(pages, "RESULTS", results)
+    monkeypatch.setattr(pages, "PAGES", tmp_path / "pages")
     pages.write_pages(app=None)
 
     scores = (tmp_path / "pages" / "scores.md").read_text(encoding="utf-8")

@@ -170,7 +170,7 @@ def test_an_interrupted_save_leaves_the_old_file_whole(fitted, tmp_path, monkeyp
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skclipsvd.classifiers._adapter_file.save_file", interrupted)
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted.save_adapter(path)
     assert path.read_bytes() == content
@@ -207,3 +207,16 @@ def test_files_of_old_releases_still_load(expected, kind, digits):
 
 def test_there_are_old_files_of_every_kind():
     assert {path.stem for path in FIXTURES} >= {"svd", "lora", "zero_shot"}
+
+
+def test_a_pickle_of_a_version_with_fewer_parameters(fitted, photographs):
+    """What it does not hold has its default."""
+    expected = fitted.predict_proba(photographs[0])
+    default = type(fitted)().get_params()
+    for name in {"verbose", "checkpoint_dir"} & default.keys():
+        del vars(fitted)[name]
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(photographs[0]), expected)
+    assert copy.verbose == 0
+    assert getattr(copy, "checkpoint_dir", None) is None
+    assert copy.get_params().keys() == default.keys()

@@ -14,7 +14,7 @@ import skclipsvd
 def test_every_name_is_there_and_imported_for_type_checkers_from_where_it_is():
     tree = ast.parse(Path(skclipsvd.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    homes = {alias.name: node.module for node in block.body for alias in node.names}
+    homes = {a.name: node.module for node in block.body if node.module for a in node.names}
     assert {*homes, "__version__"} == set(skclipsvd.__all__)
     for name, module in homes.items():
         assert getattr(skclipsvd, name) is getattr(import_module(f"skclipsvd.{module}"), name)

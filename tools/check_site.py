@@ -7,6 +7,7 @@ that page. Scripts, styles, images and fonts must come from the site itself, in 
 links that a reader may follow to other sites are left alone.
 """
 
+import argparse
 import re
 import sys
 from html.parser import HTMLParser
@@ -78,7 +79,13 @@ def _leads_somewhere(address, path, root, pages):
 
 def main():
     """Print what is wrong."""
-    root = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of the built pages")
+    root = parser.parse_args().folder.resolve()
+    if not root.is_dir():
+        parser.error(f"{root} is no folder")
     found = problems(root)
     print("\n".join(found) or f"{root}: every link leads somewhere, and nothing is fetched")
     return bool(found)

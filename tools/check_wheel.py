@@ -1,7 +1,9 @@
 """Check a built wheel: the typing marker, the embedded model and the texts are in; it is small."""
 
+import argparse
 import sys
 import zipfile
+from pathlib import Path
 
 _NEEDED = (
     "skclipsvd/py.typed",
@@ -13,7 +15,14 @@ _NEEDED = (
 _MAX_MODEL_BYTES = 8 * 2**20
 
 
-def main(path):
+def main():
+    """Exit with a message if a wheel is not what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path)
+    check(parser.parse_args().wheel)
+
+
+def check(path):
     """Exit with a message if the wheel at `path` is not what it should be."""
     sizes = {entry.filename: entry.file_size for entry in zipfile.ZipFile(path).infolist()}
     missing = [name for name in _NEEDED if name not in sizes]
@@ -26,4 +35,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -6,6 +6,7 @@ Needs transformers for the configurations with a Hugging Face text tower, whose 
 configuration stands in for the published one where that cannot be fetched.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +24,10 @@ _KINDS = {"xlm-roberta": "xlm-roberta", "roberta": "roberta", "mt5": "mt5", "nll
 
 def main():
     """Rewrite everything below the mark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     head = _PAGE.read_text(encoding="utf-8").partition(_MARK)[0]
     lines = [
         "| model | image matrices | text matrices | spatial kernels | singular values |",

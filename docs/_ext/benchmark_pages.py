@@ -11,8 +11,8 @@ import statistics
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_RESULTS = _ROOT / "benchmarks" / "results"
-_PAGES = _ROOT / "docs" / "benchmarks"
+RESULTS = _ROOT / "benchmarks" / "results"
+PAGES = _ROOT / "docs" / "benchmarks"
 
 _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 
@@ -46,19 +46,19 @@ _PAGE = """# {title}
 
 def write_pages(app):
     """Write the pages and their index; pages of files that are gone are removed."""
-    reports = {path.stem: _read(path) for path in sorted(_RESULTS.glob("*.json"), key=_stem)}
-    _PAGES.mkdir(exist_ok=True)
-    for path in _PAGES.glob("*.md"):
+    reports = {path.stem: _read(path) for path in sorted(RESULTS.glob("*.json"), key=_stem)}
+    PAGES.mkdir(exist_ok=True)
+    for path in PAGES.glob("*.md"):
         if path.stem not in (*reports, "index"):
             path.unlink()
     for name, report in reports.items():
-        _write(_PAGES / f"{name}.md", _page(name, report))
+        _write(PAGES / f"{name}.md", _page(name, report))
     lines = [
         [f"[{name}]({name}.md)", _docstring(report).partition("\n\n")[0], _unbroken(report["date"])]
         for name, report in reports.items()
     ]
     table = _markdown(["benchmark", "what it measures", "date"], lines)
-    _write(_PAGES / "index.md", _INDEX.format(table=table, toctree="\n".join(reports)))
+    _write(PAGES / "index.md", _INDEX.format(table=table, toctree="\n".join(reports)))
 
 
 def _stem(path):

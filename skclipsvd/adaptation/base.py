@@ -26,11 +26,15 @@ class Adaptation(ABC):
     ----------
     training : bool
         Whether `linear` computes for a training step (dropout) or for an answer.
+    passes : dict of str to tuple of int
+        By tower, numbers that stand for one pass through it, and seed what is random there: a pass
+        that is repeated when going back (checkpointing) has to draw the same.
     """
 
     def __init__(self, targets: Sequence[Target]):
         self.targets = tuple(targets)
         self.training = False
+        self.passes: dict[str, tuple[int, ...]] = {}
 
     @property
     def is_random(self) -> bool:
@@ -54,6 +58,11 @@ class Adaptation(ABC):
         dtype : torch.dtype
             Cast once, instead of in every step.
         """
+
+    @property
+    @abstractmethod
+    def reach(self) -> float:
+        """By how much a weight's singular values change where all trained numbers change by 1."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:

@@ -204,6 +204,7 @@ def _rebuild_before_use(
     module: nn.Module, attribute: str, targets: Sequence[Target], adaptation: Adaptation
 ) -> None:
     """Let `module` find the adapted tensor under the old name whenever it is called."""
+    # Private: it takes the parameter out and hands it over, so that another can have its name.
     frozen = module._parameters.pop(attribute)
     assert frozen is not None  # it is a target's
 

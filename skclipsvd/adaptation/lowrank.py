@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -44,6 +45,7 @@ class LowRankAdaptation(Adaptation):
     ):
         super().__init__(targets)
         self.scale, self.dropout = scale, dropout
+        self._index = {target.name: i for i, target in enumerate(self.targets)}
         self.factors: dict[str, nn.Parameter] = {}
         for target in self.targets:
             rank = len(factors[f"{target.name}/a"])
@@ -96,6 +98,16 @@ class LowRankAdaptation(Adaptation):
     def cast(self, dtype: torch.dtype) -> None:
         """Do nothing: what is frozen is the model's own."""
 
+    @property
+    def reach(self) -> float:
+        """Estimate it for one direction of ``B``, of n equal numbers, and rows of a drawn ``A``.
+
+        Their lengths are ``sqrt(n_out)`` and, of numbers between ``-n_in ** -0.5`` and that,
+        ``sqrt(1 / 3)``; the geometric mean over the targets.
+        """
+        logs = [math.log(target.shape[0] / 3) / 2 for target in self.targets]
+        return self.scale * math.exp(sum(logs) / len(logs))
+
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the factors, by target name and part, and the ``"scale"``."""
         state = {name: f.detach().cpu().numpy().copy() for name, f in self.factors.items()}
@@ -104,8 +116,20 @@ class LowRankAdaptation(Adaptation):
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the frozen product plus the low-rank one, whose input is dropped out."""
         a, b = self.factors[f"{target.name}/a"], self.factors[f"{target.name}/b"]
-        dropped = F.dropout(x, self.dropout, training=self.training)
-        return F.linear(x, weight, bias) + F.linear(F.linear(dropped, a), b) * self.scale
+        scale = self.scale
+        if self.training and self.dropout:
+            x_kept, scale = x * self._kept(target, x), scale / (1 - self.dropout)
+        else:
+            x_kept = x
+        return F.linear(x, weight, bias) + F.linear(F.linear(x_kept, a), b) * scale
+
+    def _kept(self, target: Target, x: Tensor) -> Tensor:
+        """Draw which inputs stay, from a generator of this pass and target alone."""
+        numbers = (*self.passes.get(target.tower, ()), self._index[target.name])
+        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+        generator = torch.Generator(x.device).manual_seed(seed)
+        kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+        return kept.bernoulli_(1 - self.dropout, generator=generator)
 
     def weight(self, target: Target, weight: Tensor) -> Tensor:
         """Compute ``W + scale B A``: exactly `weight` while ``B`` is zero."""

@@ -63,6 +63,11 @@ class SpectralAdaptation(Adaptation):
             name: f._replace(u=f.u.to(dtype), vh=f.vh.to(dtype)) for name, f in self.factors.items()
         }
 
+    @property
+    def reach(self) -> float:
+        """Return 1: they are the singular values."""
+        return 1.0
+
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the singular values, by target name."""
         return {name: s.detach().cpu().numpy().copy() for name, s in self.s.items()}
@@ -75,7 +80,7 @@ class SpectralAdaptation(Adaptation):
         """
         f, s = self._in_products[target.name], self.s[target.name]
         dtype = f.u.dtype
-        if dtype is torch.float32 and _rebuilding_is_cheaper(target, x.shape[:-1].numel()):
+        if dtype is torch.float32 and rebuilding_is_cheaper(target, x.shape[:-1].numel()):
             return F.linear(x, self.weight(target, weight), bias)
         rows = x.to(dtype).flatten(0, -2)
         y = _FactoredProduct.apply(rows, s, f.vh, f.u, None if bias is None else bias.to(dtype))
@@ -123,7 +128,7 @@ class _FactoredProduct(torch.autograd.Function):
         return grad_x, grad_s, None, None, None
 
 
-def _rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
+def rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
     """Count the multiply-adds of a training step, forward and backward, in both forms.
 
     Factored: input to rank to output, and the same way back for the input's gradient. Rebuilt:

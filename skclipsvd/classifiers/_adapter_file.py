@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ..caching.files import replacing
 from ..clip import is_published
+from ..validation import check_parameters
 
 if TYPE_CHECKING:
     from ._base import BaseCLIPClassifier
@@ -30,8 +31,9 @@ _CHECKSUM = "skclipsvd_sha256"
 _MAX_FILE_BYTES = 4 * 2**30
 _MAX_LABEL_BYTES = 2**26
 _MAX_RANGE = 100_000
-# Where a model runs is the reader's affair, not the writer's.
-_NOT_SAVED = frozenset({"device", "n_jobs"})
+# Where a model runs, and what is written and said on the way, is the reader's affair, not the
+# writer's, and changes no number.
+MACHINE_PARAMETERS = frozenset({"device", "n_jobs", "verbose", "checkpoint_dir"})
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,15 @@ class Saved:
 
     Attributes
     ----------
-    kind : {"labels", "number", "text", "array", "arrays"}
-        ``"arrays"`` is a dict of str to array.
+    kind : {"labels", "number", "text", "settings", "array", "arrays"}
+        ``"settings"`` is a dict of str to plain value, ``"arrays"`` one of str to array.
     dtype : str
         Of arrays.
     optional : bool
         Whether only some fits leave it behind.
     """
 
-    kind: Literal["labels", "number", "text", "array", "arrays"]
+    kind: Literal["labels", "number", "text", "settings", "array", "arrays"]
     dtype: str = "float32"
     optional: bool = False
 
@@ -72,6 +74,8 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             arrays[name] = value
         elif kind == "labels":
             plain[name] = _encode_labels(value)
+        elif kind == "settings":
+            plain[name] = _encode(value)
         else:
             plain[name] = _item(value)
     header = {
@@ -82,9 +86,9 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(header)
-    metadata = {_KEY: text, _CHECKSUM: _checksum(text, arrays)}
+    content = save(arrays, metadata={_KEY: text, _CHECKSUM: _checksum(text, arrays)})
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata=metadata)
+        temporary.write_bytes(content)
 
 
 def read_adapter(
@@ -140,10 +144,10 @@ def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {_MAX_FILE_BYTES // 2**30} GiB; no adapter is.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
+        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
+        content = path.read_bytes()
+        arrays = {name: array.copy() for name, array in load(content).items()}
+        metadata = _metadata(content)
         text = metadata.get(_KEY, "null")
         header = json.loads(text)
     except (SafetensorError, OSError, *_MISFITS) as error:
@@ -185,6 +189,12 @@ def _check_backbone(
         )
 
 
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read what a safetensors file says beside its arrays, once it is known to be one."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + n_bytes]).get("__metadata__", {})
+
+
 def _rebuild(
     header: Mapping[str, Any],
     arrays: Mapping[str, NDArray],
@@ -194,7 +204,7 @@ def _rebuild(
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]
     estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
-    estimator._validate_params()
+    check_parameters(estimator)
     fitted: dict[str, Any] = {}
     for name, value in header["fitted"].items():
         fitted[name] = _SCALARS[_declared(kind, name).kind](value)
@@ -242,7 +252,7 @@ def _from_format_1(header: Mapping[str, Any]) -> dict[str, Any]:
 def _encode_parameters(estimator: BaseCLIPClassifier) -> dict[str, Any]:
     encoded = {}
     for name, value in estimator.get_params(deep=False).items():
-        if name in _NOT_SAVED:
+        if name in MACHINE_PARAMETERS:
             continue
         try:
             encoded[name] = _encode(value)
@@ -315,7 +325,15 @@ def _number(value: Any) -> int | float:
     return value
 
 
+def _decode_settings(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    settings = _decode(encoded)
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError("settings are a mapping of names")
+    return settings
+
+
 _SCALARS: dict[str, Callable[[Any], Any]] = {
+    "settings": _decode_settings,
     "labels": _decode_labels,
     "text": _text,
     "number": _number,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,16 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from ..adaptation import state_digest
+from ..caching.memory import explained_out_of_memory
 from ..clip import (
     Backbone,
     ClassNames,
     Prompts,
+    Setting,
     autocast,
     build_prompts,
     choose_device,
@@ -32,6 +42,7 @@ from ..clip import (
     load_backbone,
 )
 from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -61,12 +72,47 @@ class UsesBackbone(TakesImages):
     precision: str
     device: str
     n_jobs: int | None
+    verbose: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a pickle; parameters that its version did not have yet get their defaults."""
+        super().__setstate__(state)
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            vars(self).setdefault(name, parameter.default)
+
+    backbone_fingerprint_: str
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
 
+    def _check_backbone(self, backbone: Backbone, given: str = "") -> None:
+        """Raise ValueError where the model, by what was given, is not the one of `fit`."""
+        known = getattr(self, "backbone_config_", {})  # 0.1.0 did not keep it
+        same_weights, others = backbone.differences(self.backbone_fingerprint_, known)
+        if same_weights and not others:
+            return
+        given = given or f"model_name={self.model_name!r}, pretrained={self.pretrained!r}"
+        kind = "classifier" if isinstance(self, ClassifierMixin) else type(self).__name__
+        if not same_weights:
+            also = f" Besides, {'; '.join(others)}." if others else ""
+            raise ValueError(
+                f"{given} are not the weights that this {kind} was fitted on (fingerprint "
+                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}).{also} "
+                "Use the same weights, or fit again."
+            )
+        raise ValueError(
+            f"{given}: the weights are those that this {kind} was fitted on, but not the model: "
+            f"{'; '.join(others)}. Say which model it is: pretrained='TAG:PATH' uses a file as "
+            "open_clip's tag does, model_name='local-dir:FOLDER' as open_clip_config.json in the "
+            "folder does. Or fit again."
+        )
+
     def _embed(
-        self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any
+        self,
+        model: nn.Module,
+        backbone: Backbone,
+        items: Sequence[Item],
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> NDArray[np.float32]:
         return embed(
             model,
@@ -76,12 +122,17 @@ class UsesBackbone(TakesImages):
             dtype=choose_dtype(self.precision, backbone.device),
             batch_size=self.batch_size,
             n_threads=decoding_threads(self.n_jobs),
-            **kept,
+            head=head,
         )
 
 
 class BaseCLIPClassifier(
-    FitReportMixin, UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator
+    FitReportMixin,
+    UsesBackbone,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base of the classifiers that compare images with class texts."""
 
@@ -95,6 +146,7 @@ class BaseCLIPClassifier(
     logit_bias_: float
     n_parameters_: int
     backbone_fingerprint_: str
+    backbone_config_: dict[str, Setting]
 
     _saved: ClassVar[Mapping[str, Saved]] = {
         "classes_": Saved("labels"),
@@ -103,6 +155,7 @@ class BaseCLIPClassifier(
         "logit_bias_": Saved("number"),
         "n_parameters_": Saved("number"),
         "backbone_fingerprint_": Saved("text"),
+        "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
 
     @classmethod
@@ -123,6 +176,10 @@ class BaseCLIPClassifier(
     @abstractmethod
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
+
+    def _learnt(self) -> Mapping[str, NDArray]:
+        """Return the numbers that `_adapted_model` is made with beside the backbone's."""
+        return {}
 
     def decision_function(self, X: Images) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
@@ -169,6 +226,7 @@ class BaseCLIPClassifier(
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
@@ -182,9 +240,11 @@ class BaseCLIPClassifier(
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
-        items, backbone, model = self._ready(X)
-        return self._embed(model, backbone, items)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            return self._embed(model, backbone, items)
 
+    @explained_out_of_memory()
     def with_classes(
         self,
         classes: Sequence[str] | Mapping[Any, str | Sequence[str]],
@@ -232,14 +292,16 @@ class BaseCLIPClassifier(
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
-        backbone = other._load_backbone()
-        prompts = other._prompts(new_classes, backbone)
-        other.classes_ = new_classes
-        other.text_features_ = other._text_features(
-            other._checked_model(backbone), prompts, backbone
-        )
+        with shown(self.verbose):
+            backbone = other._load_backbone()
+            prompts = other._prompts(new_classes, backbone)
+            other.classes_ = new_classes
+            other.text_features_ = other._text_features(
+                other._checked_model(backbone), prompts, backbone
+            )
         return other
 
+    @explained_out_of_memory()
     def merged_model(self) -> nn.Module:
         """Build a plain open_clip model with the adapted weights, to deploy without this package.
 
@@ -249,8 +311,9 @@ class BaseCLIPClassifier(
             A private copy on the CPU, in evaluation mode.
         """
         check_is_fitted(self)
-        backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
-        return copy.deepcopy(self._checked_model(backbone))
+        with shown(self.verbose):
+            backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
+            return copy.deepcopy(self._checked_model(backbone))
 
     def merged_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights of `merged_model`, to save or to load into open_clip.
@@ -281,6 +344,10 @@ class BaseCLIPClassifier(
         """
         check_is_fitted(self)
         write_adapter(self, Path(path))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.text_features_.shape[1]
 
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""
@@ -321,19 +388,21 @@ class BaseCLIPClassifier(
         with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
             return encode_exactly(model, prompts).cpu().numpy()
 
+    @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
-        items, backbone, model = self._ready(X)
-        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
-        def scores(features: Tensor) -> Tensor:
-            if features.shape[1] != text_features.shape[1]:
-                raise ValueError(
-                    f"the class texts have {text_features.shape[1]} features, the images "
-                    f"{features.shape[1]}: they are of another model. Fit again."
-                )
-            return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+            def scores(features: Tensor) -> Tensor:
+                if features.shape[1] != text_features.shape[1]:
+                    raise ValueError(
+                        f"the class texts have {text_features.shape[1]} features, the images "
+                        f"{features.shape[1]}: they are of another model. Fit again."
+                    )
+                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
 
-        found = self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():
             raise ValueError(
                 "the adapted weights give no finite scores: the file that they came from is "
@@ -355,13 +424,7 @@ class BaseCLIPClassifier(
         return items, *self._frozen_and_adapted()
 
     def _checked_model(self, backbone: Backbone) -> nn.Module:
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                f"model_name={self.model_name!r}, pretrained={self.pretrained!r} are not the "
-                "weights that this classifier was fitted on (fingerprint "
-                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}). Use "
-                "the same weights, or fit again."
-            )
+        self._check_backbone(backbone)
         return self._adapted_model(backbone)
 
 
@@ -376,6 +439,11 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
         The frozen weights are not those that it was fitted on.
     """
     return clf._frozen_and_adapted()
+
+
+def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
+    """Return a text that tells what a fitted classifier has learnt from another fit's numbers."""
+    return state_digest(clf._learnt())
 
 
 def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:

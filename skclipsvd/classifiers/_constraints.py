@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..adaptation.targets import THIRDS
+from ..validation import Interval, StrOptions
 
 MODEL_CONSTRAINTS: dict = {
     "model_name": [str],
@@ -17,6 +18,7 @@ MODEL_CONSTRAINTS: dict = {
     "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
     "device": [str],
     "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
 }
 PROMPT_CONSTRAINTS: dict = {
     "templates": [str, list, tuple],
@@ -31,9 +33,9 @@ TUNING_CONSTRAINTS: dict = {
     "towers": [list, tuple],
     "matrices": [list, tuple],
     "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
-    "epochs": [_NOT_NEGATIVE],
+    "epochs": [_NOT_NEGATIVE, StrOptions({"auto"})],
     "max_steps": [_NOT_NEGATIVE, None],
-    "lr": [Interval(Real, 0, None, closed="neither")],
+    "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "micro_batch_size": [_POSITIVE, None],
     "checkpointing": ["boolean"],
@@ -46,5 +48,5 @@ TUNING_CONSTRAINTS: dict = {
     "tol": [Interval(Real, 0, None, closed="left")],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
-    "verbose": ["verbose"],
+    "checkpoint_dir": [str, os.PathLike, None],
 }

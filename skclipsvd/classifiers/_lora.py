@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval
 
 from ..adaptation import Adaptation, LowRankAdaptation, Target
 from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
+from ..validation import Interval
 from ._adapter_file import Saved
 from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
@@ -44,8 +45,9 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         Which matrices of each block to adapt.
     epochs, max_steps : see `CLIPSVDClassifier`
         How long to train.
-    lr : float, default=2e-4
-        Learning rate of AdamW; falls to 1e-6 along a cosine.
+    lr : float or "auto", default="auto"
+        Learning rate of AdamW; falls to 1e-6 along a cosine. ``"auto"`` follows the rule of
+        `CLIPSVDClassifier`, divided by how far a change of ``B`` reaches.
     weight_decay : float, default=0.01
         Decoupled decay of ``A`` and ``B`` towards zero.
     batch_size, micro_batch_size, checkpointing, augment : see `CLIPSVDClassifier`
@@ -54,8 +56,10 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         The loss.
     early_stopping, validation_fraction, n_iter_no_change, tol : see `CLIPSVDClassifier`
         When to stop.
-    warm_start, precision, device, n_jobs, random_state, verbose : see `CLIPSVDClassifier`
+    warm_start, precision, device, n_jobs, random_state : see `CLIPSVDClassifier`
         How to run. `random_state` draws ``A`` and the dropout, too.
+    checkpoint_dir, verbose : see `CLIPSVDClassifier`
+        What is written and said on the way.
 
     Attributes
     ----------
@@ -64,12 +68,16 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
     factors_ : dict of str to float32 ndarray
         By matrix and factor: ``"image.11.v/a"`` of shape (rank, in) and ``"image.11.v/b"`` of
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
-    text_features_, logit_scale_, logit_bias_, loss_curve_, n_iter_ : see `CLIPSVDClassifier`
+    text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
+        How it went.
     validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
-    n_parameters_tuned_, n_parameters_, backbone_fingerprint_ : see `CLIPSVDClassifier`
-        What was tuned, and of which model.
+    n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
+        How much was tuned, and of how much.
+    backbone_fingerprint_, backbone_config_ : see `CLIPSVDClassifier`
+        Of which model.
 
     References
     ----------
@@ -114,9 +122,9 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v"),
         layers: Layers = "all",
-        epochs: int = 20,
+        epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
-        lr: float = 2e-4,
+        lr: float | Literal["auto"] = "auto",
         weight_decay: float = 0.01,
         batch_size: int = 32,
         micro_batch_size: int | None = None,
@@ -133,6 +141,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         device: str = "auto",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ) -> None:
         self.model_name = model_name
@@ -165,6 +174,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def _started(

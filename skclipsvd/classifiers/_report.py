@@ -61,9 +61,11 @@ class FitReportMixin(BaseEstimator):
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""
 
+    # Private: where scikit-learn draws an estimator has no public place for more.
     def _repr_html_inner(self) -> str:
         return super()._repr_html_inner() + self._fit_report()
 
+    # Of IPython's protocol; scikit-learn's own version does not call `_repr_html_inner`.
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs)
         if "text/html" in bundle:  # not where scikit-learn is configured to show text
@@ -115,6 +117,9 @@ def _summary(estimator: Any) -> str:
     losses: Sequence[float] = getattr(estimator, "loss_curve_", ())
     if len(losses):
         steps = f"{len(losses):,} step{'s' if len(losses) > 1 else ''}"
+        lr = getattr(estimator, "lr_", None)
+        if lr is not None:
+            steps += f", learning rate {lr:.3g} falling to zero"
         rows.append(
             ("Training", f"{steps}; loss {losses[0]:.4g} at first, {losses[-1]:.4g} at last")
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,7 +19,9 @@ from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
-from ..clip import Backbone, autocast, choose_dtype, unit_image_features
+from ..caching.memory import explained_out_of_memory
+from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
+from ..exceptions import UnchangedPredictionsWarning
 from ..images import (
     Decoded,
     Images,
@@ -28,12 +34,18 @@ from ..images import (
     size_of,
     stack_views,
 )
+from ..progress import note, phase, shown, spoken
 from ..training import (
     CallbackSupportMixin,
+    Checkpoint,
     EarlyStopping,
     FitMonitor,
     Recipe,
     Task,
+    TrainingState,
+    automatic_lr,
+    automatic_steps,
+    checked_folder,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -41,7 +53,11 @@ from ..training import (
 from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
+from ._identity import fit_identity
 from ._training_set import TrainingSet
+
+# Of `fit`'s frames, past those of its decorators: a warning is to name the user's line.
+_CALLER = 4 if hasattr(CallbackSupportMixin, "set_callbacks") else 3
 
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
@@ -50,9 +66,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int
+    epochs: int | Literal["auto"]
     max_steps: int | None
-    lr: float
+    lr: float | Literal["auto"]
     weight_decay: float
     micro_batch_size: int | None
     checkpointing: bool
@@ -65,9 +81,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     tol: float
     warm_start: bool
     random_state: int | np.random.RandomState | None
-    verbose: int
+    checkpoint_dir: str | os.PathLike[str] | None
 
     loss_curve_: NDArray[np.float32]
+    lr_: float
+    n_steps_: int
     n_iter_: int
     n_parameters_tuned_: int
     validation_scores_: NDArray[np.float64]
@@ -78,6 +96,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         **BaseCLIPClassifier._saved,
         "loss_curve_": Saved("array"),
         "n_iter_": Saved("number"),
+        # Optional: files of 0.1.0 do not hold them.
+        "lr_": Saved("number", optional=True),
+        "n_steps_": Saved("number", optional=True),
         "n_parameters_tuned_": Saved("number"),
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
@@ -112,6 +133,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(
         self,
         X: Images,
@@ -145,30 +167,63 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         FileNotFoundError
             Paths that do not exist, by index, or weights that cannot be had.
         ValueError
-            A parameter out of its range; fewer than two classes; images that cannot be decoded,
-            by index and path.
+            A parameter out of its range; a `checkpoint_dir` that cannot be written to; fewer than
+            two classes; images that cannot be decoded, by index and path.
         FloatingPointError
             Training diverged.
         MemoryError
             A training step does not fit; the message says what to change.
+
+        Warns
+        -----
+        UnchangedPredictionsWarning
+            Training images are predicted as before the fit, wrong ones included.
+        CheckpointWarning
+            A checkpoint cannot be written, or is damaged and not used.
         """
         self._check_choices()
+        folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
         given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
         classes = self._check_classes(given.labels)
+        validation = self._validation_given(given, classes, X_val, y_val)
+        with shown(self.verbose), spoken(f"{type(self).__name__}.fit"):
+            self._tell(given, classes, validation)
+            backbone = self._load_backbone()
+            checkpoint = self._checkpoint(folder, given, validation, backbone)
+            with nullcontext() if checkpoint is None else checkpoint.named_on_interrupt():
+                unchanged = self._fit(given, validation, classes, backbone, checkpoint)
+            if checkpoint is not None:
+                checkpoint.remove()
+        if unchanged is not None:
+            warnings.warn(unchanged, UnchangedPredictionsWarning, stacklevel=_CALLER)
+        return self
+
+    def _fit(
+        self,
+        given: TrainingSet,
+        validation: TrainingSet | None,
+        classes: NDArray,
+        backbone: Backbone,
+        checkpoint: Checkpoint | None,
+    ) -> str | None:
+        """Train, and replace what the last fit left; say where that changed no prediction."""
         rng = check_random_state(self.random_state)
-        training, validation = self._with_validation(given, classes, X_val, y_val, rng)
+        if checkpoint is not None:
+            rng = checkpoint.random_state(self.random_state)
+        training = given
+        if validation is None and self.early_stopping:
+            training, validation = given.split(self.validation_fraction, rng)
         if len(training) <= self.batch_size and not self.augment:
             training = training.merged()
-
-        backbone = self._load_backbone()
         # Before the decompositions, which take long: a bad image is to be named first.
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), backbone)
+        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
 
         def attributes() -> dict[str, Any]:
-            return self._fitted_attributes(backbone, adaptation, classes, task)
+            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
             self,
@@ -178,18 +233,20 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             metadata=None if training.weights is None else {"sample_weight": training.weights},
             fitted_attributes=attributes,
         )
-        losses = train(task, adaptation, recipe, rng, monitor, stopping)
-
-        fitted = attributes()
-        fitted.update(loss_curve_=losses, n_iter_=len(losses))
-        if stopping is not None:
-            fitted["validation_scores_"] = np.array(stopping.scores)
-            assert stopping.best is not None  # the start counts as an epoch
-            fitted["best_validation_score_"] = float(stopping.best[0])
-        self._check_finite(fitted, backbone, adaptation)
+        state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
+        with phase("merging the weights, and encoding the class texts"):
+            fitted = attributes()
+            fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
+            fitted.update(n_iter_=len(state.losses))
+            if stopping is not None:
+                fitted["validation_scores_"] = np.array(stopping.scores)
+                assert stopping.best is not None  # the start counts as an epoch
+                fitted["best_validation_score_"] = float(stopping.best[0])
+            self._check_finite(fitted, backbone, adaptation)
+        unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
         self._replace_fitted(fitted)
         monitor.fit_ended()
-        return self
+        return unchanged
 
     def _check_choices(self) -> None:
         for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
@@ -197,18 +254,45 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if not chosen or not set(chosen) <= set(allowed):
                 raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
 
-    def _with_validation(
+    def _tell(self, given: TrainingSet, classes: NDArray, validation: TrainingSet | None) -> None:
+        device = choose_device(self.device)
+        dtype = str(choose_dtype(self.precision, device)).removeprefix("torch.")
+        note("device %s, precision %s", device, dtype)
+        kept = ""
+        if validation is not None:
+            kept = f", and {len(validation)} to validate on"
+        elif self.early_stopping:
+            kept = f", {given.n_validation(self.validation_fraction)} of them to validate on"
+        note("%d images of %d classes%s", len(given), len(classes), kept)
+
+    def _checkpoint(
+        self,
+        folder: Path | None,
+        given: TrainingSet,
+        validation: TrainingSet | None,
+        backbone: Backbone,
+    ) -> Checkpoint | None:
+        """Find the file of this very fit: the same parameters, images, weights and versions."""
+        if folder is None:
+            return None
+        with phase("looking for a checkpoint of this fit") as looking:
+            start = getattr(self, self._state_attribute, None) if self.warm_start else None
+            identity = fit_identity(self, given, validation, backbone, start)
+            checkpoint = Checkpoint(folder, type(self).__name__, identity)
+            looking.result = "none" if checkpoint.found is None else str(checkpoint.path)
+        return checkpoint
+
+    def _validation_given(
         self,
         given: TrainingSet,
         classes: NDArray,
         X_val: Images | None,
         y_val: ArrayLike | None,
-        rng: np.random.RandomState,
-    ) -> tuple[TrainingSet, TrainingSet | None]:
-        """Return what to train on, and what to validate on: passed, cut off, or None."""
+    ) -> TrainingSet | None:
+        """Check what to validate on, whether it was passed, will be cut off, or is not wanted."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; one of them is None.")
-        training, validation = given, None
+        validation = None
         if X_val is not None and y_val is not None:
             validation = TrainingSet.of(as_items(X_val), self._check_labels(y_val), "X_val")
             check_consistent_length(validation.items, validation.labels)
@@ -217,9 +301,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
             check_exist(validation.items, validation.name)
         elif self.early_stopping:
-            training, validation = given.split(self.validation_fraction, rng)
-        check_exist(training.items, training.name)
-        return training, validation
+            given.check_split(self.validation_fraction)
+        check_exist(given.items, given.name)
+        return validation
 
     def _task(
         self,
@@ -231,22 +315,21 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Decode every image, and put together what is to be learnt."""
         prompts = self._prompts(classes, backbone)
         decoded = self._decoded(training, backbone)
-        if self.augment:
+        stacked = None if self.augment else stack_views(decoded)
 
-            def pixels(rows: NDArray[np.intp]) -> Tensor:
-                chosen = [decoded[i] for i in rows]
-                return augment(chosen, backbone.preprocess, rng, backbone.device)
-        else:
-            views = stack_views(decoded)
+        def views(rows: NDArray[np.intp]) -> Tensor:
+            return stack_views([decoded[i] for i in rows]) if stacked is None else stacked[rows]
 
-            def pixels(rows: NDArray[np.intp]) -> Tensor:
-                return views[rows]
+        def crops(rows: NDArray[np.intp]) -> Tensor:
+            chosen = [decoded[i] for i in rows]
+            return augment(chosen, backbone.preprocess, rng, backbone.device)
 
         return Task(
             backbone=backbone,
             prompts=prompts,
             logit_scale=self._logit_scale(backbone),
-            pixels=pixels,
+            pixels=crops if self.augment else views,
+            views=views,
             fixed_pixels=not self.augment,
             labels=training.encoded(classes),
             weights=training.weights,
@@ -265,8 +348,15 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         )
 
     def _decoded(self, images: TrainingSet, backbone: Backbone) -> list[Decoded]:
-        n_threads = decoding_threads(self.n_jobs)
-        return decode_all(images.items, backbone.preprocess, n_threads, name=images.name)
+        n_threads, n = decoding_threads(self.n_jobs), len(images)
+        with phase(f"decoding {n} images of {images.source}", n, "image") as bar:
+            return decode_all(
+                images.items,
+                backbone.preprocess,
+                n_threads,
+                name=images.name,
+                one_is_done=bar.advance,
+            )
 
     def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
         """Start an adaptation, or go on with the last fit's where `warm_start` says so."""
@@ -277,11 +367,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if state is None:
             return self._started(backbone, targets, rng)
         self._check_resumable(state)
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                "warm_start=True, but the weights are not those of the last fit. Use the same "
-                "model_name and pretrained, or warm_start=False."
-            )
+        try:
+            self._check_backbone(backbone)
+        except ValueError as error:
+            raise ValueError(f"warm_start=True, but {error} Or use warm_start=False.") from None
         if {target.name for target in targets} != _owners(state):
             raise ValueError(
                 "warm_start=True, but towers, matrices or layers choose other matrices than those "
@@ -292,20 +381,41 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def _recipe(self, n_images: int, backbone: Backbone) -> Recipe:
-        steps = self.max_steps
-        if steps is None:
-            steps = self.epochs * steps_per_epoch(n_images, self.batch_size)
+    def n_steps_for(self, n_images: int) -> int:
+        """Count the steps that a fit takes, without fitting.
+
+        Parameters
+        ----------
+        n_images : int
+            Images to train on, without those kept for validation.
+
+        Returns
+        -------
+        n_steps : int
+            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to.
+        """
+        if self.max_steps is not None:
+            return int(self.max_steps)
+        if self.epochs == "auto":
+            return automatic_steps(n_images, self.batch_size)
+        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
+
+    def _recipe(
+        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
+    ) -> Recipe:
+        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+        lr = self.lr
+        if lr == "auto":
+            lr = automatic_lr(n_steps, shots, adaptation.reach)
         return Recipe(
-            n_steps=int(steps),
+            n_steps=n_steps,
             batch_size=int(self.batch_size),
             micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(self.lr),
+            lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
             dtype=choose_dtype(self.precision, backbone.device),
             checkpointing=bool(self.checkpointing),
-            verbose=bool(self.verbose),
         )
 
     def _fitted_attributes(
@@ -322,6 +432,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
+            "backbone_config_": dict(backbone.config),
         }
 
     def _check_finite(
@@ -338,12 +449,56 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if not all(np.isfinite(array).all() for array in numbers):
             raise FloatingPointError(
                 "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it is {self.lr}) or weight_decay ({self.weight_decay}), or use "
+                f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
                 "precision='fp32'. The estimator is as it was before."
             )
 
+    def _learnt(self) -> Mapping[str, NDArray]:
+        return getattr(self, self._state_attribute)
+
+    def _unchanged(
+        self,
+        state: TrainingState,
+        stopping: EarlyStopping | None,
+        fitted: Mapping[str, Any],
+        task: Task,
+        adaptation: Adaptation,
+        recipe: Recipe,
+    ) -> str | None:
+        """Say in words that every training image is predicted as before; None where one is not."""
+        keeps_best = stopping is not None and stopping.patience is not None
+        if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
+            return None
+        backbone = task.backbone
+        is_warm = self.warm_start and hasattr(self, self._state_attribute)
+        with phase("comparing predictions with those before the fit"):
+            before = self._adapted_model(backbone) if is_warm else backbone.model
+            after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+            text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
+            found = state.seen.unchanged(task, before, after, text, recipe.dtype)
+        if found is None:
+            return None
+        if not found.n_wrong:
+            note("no prediction changed: the training images looked at were all right before")
+            return None
+        if stopping is not None and keeps_best and stopping.kept_the_start:
+            advice = (
+                "early_stopping kept the start, because no epoch was better on the validation "
+                f"part: change lr (it is {recipe.lr:.3g}), or validate on more images"
+            )
+        else:
+            advice = (
+                f"raise lr (it is {recipe.lr:.3g}) or take more steps with max_steps or epochs "
+                f"(it took {len(state.losses)})"
+            )
+        which = "its" if found.n_looked_at == len(task.labels) else "the most doubtful"
+        return (
+            f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
+            f"{found.n_wrong} of which are wrong as before; {advice}."
+        )
+
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
-        state = getattr(self, self._state_attribute)
+        state = self._learnt()
 
         def restored() -> Adaptation:
             owners = _owners(state)

@@ -93,6 +93,16 @@ class TrainingSet:
                 )
         return replace(kept, weights=_mean_one(weights))
 
+    def check_split(self, fraction: float) -> None:
+        """Raise ValueError where `split` has too few images."""
+        counts = np.unique(self.labels, return_counts=True)[1]
+        n_val = self.n_validation(fraction)
+        if counts.min() < 2 or n_val + len(counts) > len(self):
+            raise ValueError(
+                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
+                "images with every class in both; give it more images, or pass X_val and y_val."
+            )
+
     def split(self, fraction: float, rng: np.random.RandomState) -> tuple[Self, Self]:
         """Cut off a validation part that has every class.
 
@@ -101,17 +111,18 @@ class TrainingSet:
         ValueError
             There are too few images.
         """
-        classes, labels = np.unique(self.labels, return_inverse=True)
-        n_classes, n_val = len(classes), max(len(classes), int(np.ceil(fraction * len(self))))
-        if np.bincount(labels).min() < 2 or n_val + n_classes > len(self):
-            raise ValueError(
-                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
-                "images with every class in both; give it more images, or pass X_val and y_val."
-            )
+        self.check_split(fraction)
         train, validation = train_test_split(
-            np.arange(len(self)), test_size=n_val, stratify=labels, random_state=rng
+            np.arange(len(self)),
+            test_size=self.n_validation(fraction),
+            stratify=np.unique(self.labels, return_inverse=True)[1],
+            random_state=rng,
         )
         return self.take(train), self.take(validation)
+
+    def n_validation(self, fraction: float) -> int:
+        """Count the images that `split` cuts off."""
+        return max(len(np.unique(self.labels)), int(np.ceil(fraction * len(self))))
 
     def merged(self) -> Self:
         """Replace repetitions by weights, in an order that the caller's order does not change.

@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from torch import nn
 
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
+from ..progress import shown
 from ..validation import fit_context
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
@@ -39,6 +41,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -54,6 +58,9 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     Examples
     --------
@@ -82,6 +89,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         precision: str = "auto",
         device: str = "auto",
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -92,8 +100,10 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(self, X: Images | None, y: ArrayLike) -> Self:
         """Learn which classes there are.
 
@@ -118,7 +128,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)
-        backbone = self._load_backbone()
+        with shown(self.verbose):
+            backbone = self._load_backbone()
         prompts = self._prompts(classes, backbone)
         self._replace_fitted(
             {
@@ -128,6 +139,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,
                 "backbone_fingerprint_": backbone.fingerprint,
+                "backbone_config_": dict(backbone.config),
             }
         )
         return self

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+# Private: the tables of a module, which a copy has to share one by one.
 _TENSORS = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 _TABLES = (dict, OrderedDict, list, set)
 _ATOMS = (bool, int, float, str, type(None), type, torch.dtype, torch.device)

@@ -15,16 +15,20 @@ from open_clip.transformer import (
     TextTransformer,
     Transformer,
 )
-from timm.layers import DropPath
+from timm.layers import DropPath, PatchDropoutWithIndices
+from timm.layers import PatchDropout as TimmPatchDropout
 from torch import Tensor, nn
 
 TOWERS = ("image", "text")
-# What drops out in training, and the attribute that says how much.
+# What drops out in training, and the attribute that says how much. _DropoutNd is private: it is the
+# base of all of torch's dropouts, which have no public one.
 _RANDOM = {
     nn.modules.dropout._DropoutNd: "p",
     nn.MultiheadAttention: "dropout",
     DropPath: "drop_prob",
     PatchDropout: "prob",
+    TimmPatchDropout: "prob",
+    PatchDropoutWithIndices: "prob",
 }
 FindEnds = Callable[[Tensor], Tensor]
 # What open_clip builds, and what of it holds the parts of a text tower.

@@ -26,8 +26,20 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..progress import note
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
+from .randomness import seeded
+from .tags import (
+    Source,
+    clean_name,
+    is_tag,
+    settings,
+    source_named,
+    tag_of_copy,
+    tags_of_repository,
+    warn_of_tags,
+)
 from .towers import CLIPModel
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -38,6 +50,8 @@ _NO_MEMORY = r"not enough memory|(can't|cannot) allocate memory|out of memory"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
 # Beyond what users of this library can run; against sizes that are made to exhaust the memory.
 _MAX_MODEL_BYTES = 32 * 2**30
+# What OpenAI's archives hold beside weights.
+_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 _CONFIG = "open_clip_config.json"
 # What transformers' tokenisers are made of; a repository has a few of them. Never its code.
 _TOKENISER_FILES = (
@@ -56,7 +70,8 @@ _TOKENISER_FILES = (
 _THREE_WAYS = (
     "Three ways to provide weights: (1) on a machine that reaches the internet, run the same line "
     "once, so that they are kept in the Hugging Face cache (copy that folder, or set HF_HOME); "
-    "(2) pretrained='/path/to/weights.safetensors' with a checkpoint of this architecture; "
+    "(2) pretrained='TAG:/path/to/weights.safetensors' with a copy of the tag's file, or "
+    "'/path/to/weights.safetensors' with other weights of this architecture; "
     "(3) model_name='local-dir:/path/to/folder' with open_clip_config.json and the weights. "
     "To try the library without any download use model_name='tiny'."
 )
@@ -115,7 +130,7 @@ def _find(model_name: str, pretrained: str | None) -> _Found:
     schema, identifier = factory.parse_model_name(model_name)
     if schema is None:
         _check_names(model_name, pretrained)
-        return _Found(_clean(model_name), factory.get_model_config(_clean(model_name)))
+        return _Found(clean_name(model_name), factory.get_model_config(clean_name(model_name)))
     if schema == "local-dir":
         _check_local_dir(identifier, pretrained)
         folder = Path(identifier)
@@ -224,13 +239,13 @@ def is_published(model_name: str | None, pretrained: str | None) -> bool:
         False for a folder, a repository, a file and whatever is not known.
     """
     own_weights = model_name in (None, "tiny")  # which do not look at the tag
-    if not own_weights and _clean(str(model_name)) not in open_clip.list_models():
+    if not own_weights and clean_name(str(model_name)) not in open_clip.list_models():
         return False
     if pretrained is None:
         return True
     if own_weights:
         return any(tag == pretrained for _, tag in open_clip.list_pretrained())
-    return _is_tag(str(model_name), pretrained)
+    return is_tag(str(model_name), pretrained)
 
 
 def source_of(model_name: str, pretrained: str | None) -> tuple:
@@ -243,8 +258,9 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
         stamps = tuple((p.name, *stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
-    if pretrained is not None and os.path.isfile(pretrained):
-        return (model_name, os.path.abspath(pretrained), *stamp(os.stat(pretrained)))
+    tag, path = source_named(model_name, pretrained)
+    if path is not None and os.path.isfile(path):
+        return (model_name, tag, os.path.abspath(path), *stamp(os.stat(path)))
     return (model_name, pretrained)
 
 
@@ -258,17 +274,19 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tok
 
 def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
     options, tokeniser_folder = _text_tower(found), _tokeniser_folder(found)
-    if found.folder is not None:
+    source, path = Source(None, None), None
+    if found.folder is not None:  # a folder and a repository bring their own weights
         _check_size(_on_meta(found, options, model_name), model_name)
-        pretrained = None  # a folder and a repository bring their own weights
-    preprocess: dict[str, Any] = {}
+    else:
+        source = _settled(found.name, pretrained)
+        path = source.path
     if found.repository is not None:
         found.repository.first(_weight_files(""))
-    elif pretrained is not None and (tag := get_pretrained_cfg(found.name, pretrained)):
-        name, filename = os.path.split(tag["hf_hub"])
-        preprocess = tag
-        pretrained = str(Repository(name).first(_weight_files(filename)))
-    wants_random = pretrained is None and not _holds_weights(found)
+    elif path is None and source.tag is not None:
+        name, filename = os.path.split(get_pretrained_cfg(found.name, source.tag)["hf_hub"])
+        path = str(Repository(name).first(_weight_files(filename)))
+    stated = {} if source.tag is None else settings(found.name, source.tag)
+    wants_random = path is None and not _holds_weights(found)
     if wants_random:
         warnings.warn(
             f"pretrained=None: {model_name!r} starts from random weights (seed {_RANDOM_SEED}) and "
@@ -276,20 +294,33 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
             UserWarning,
             stacklevel=2,
         )
+    note("weights: %s", "random" if wants_random else path or f"in {found.folder}")
     with _building(model_name, pretrained):
         model = open_clip.create_model(
             found.name,
-            pretrained=pretrained,
+            pretrained=path,
             # open_clip 3 only warns where the weights were trained with QuickGELU and the
-            # configuration has another activation, and then computes something else.
-            force_quick_gelu=bool(preprocess.get("quick_gelu")),
-            force_preprocess_cfg=preprocess,
+            # configuration has another activation, and then computes something else. Of a file
+            # it knows neither activation nor pre-processing.
+            force_quick_gelu=stated.pop("quick_gelu", False),
+            force_preprocess_cfg=stated,
             pretrained_text=False,
             require_pretrained=not wants_random,
             weights_only=True,
             **options,
         )
-        return model, _tokeniser(found, tokeniser_folder)
+        tokenize = _tokeniser(found, tokeniser_folder)
+    if source.path is not None and source.tag is None:
+        warn_of_tags(found.name, source.path)
+    return model, tokenize
+
+
+def _settled(model_name: str, pretrained: str | None) -> Source:
+    """Return where the weights come from; of a file also the tag whose settings it is used with."""
+    source = source_named(model_name, pretrained)
+    if source.path is None or source.tag is not None:
+        return source
+    return Source(tag_of_copy(model_name, source.path), source.path)
 
 
 def _weight_files(filename: str) -> list[str]:
@@ -309,7 +340,7 @@ def _check_size(structure: nn.Module, model_name: str) -> None:
         )
 
 
-def _build_tiny() -> tuple[nn.Module, Any]:
+def _build_tiny() -> tuple[CLIPModel, Tokenize]:
     """Build the embedded model; token rows that its training never touched are drawn, not kept."""
     config = _tiny_config()
     with _fixed_seed():
@@ -331,45 +362,75 @@ def _tiny_config() -> dict[str, Any]:
     return json.loads(_TINY.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def _is_tag(model_name: str, pretrained: str) -> bool:
-    return bool(get_pretrained_cfg(_clean(model_name), pretrained))
-
-
-def _clean(model_name: str) -> str:
-    return model_name.replace("/", "-")
-
-
 def _holds_weights(found: _Found) -> bool:
     return found.folder is not None and _checkpoint_in(found.folder) is not None
 
 
 def _checkpoint_in(folder: Path) -> str | None:
     with quiet():
+        # Private: only open_clip knows which of a folder's files it will load.
         return factory._find_checkpoint_in_dir(folder)
 
 
 def _check_names(model_name: str, pretrained: str | None) -> None:
-    if _clean(model_name) not in open_clip.list_models():
+    if clean_name(model_name) not in open_clip.list_models():
         known = ["tiny", *open_clip.list_models()]
-        near = difflib.get_close_matches(model_name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(clean_name(model_name), known, n=3, cutoff=0.4)
         raise ValueError(
             f"model_name={model_name!r} is not known to open_clip {open_clip.__version__}; "
-            f"{_did_you_mean(near)}see open_clip.list_models(), or use 'local-dir:PATH' or "
-            "'hf-hub:ID'."
+            f"{_instead_of(model_name, near)}see open_clip.list_models(), or use 'local-dir:PATH' "
+            "or 'hf-hub:ID'."
         )
-    if pretrained is None or _is_tag(model_name, pretrained) or os.path.isfile(pretrained):
+    tag, path = source_named(model_name, pretrained)
+    if pretrained is None or (path is None and tag is not None):
         return
-    if os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
+    if path is not None and os.path.isfile(path):
+        return
+    before, _, after = pretrained.partition(":")
+    if path is None and os.path.isfile(after):
+        raise ValueError(
+            f"pretrained={pretrained!r}: {before!r} is no tag of {model_name!r}, whose tags are "
+            f"{_tags(model_name)}. Write TAG:PATH, or the path alone."
+        )
+    if path or os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
         raise FileNotFoundError(f"pretrained={pretrained!r}: there is no such file. {_THREE_WAYS}")
-    tags = list_pretrained_tags_by_model(_clean(model_name))
     raise ValueError(
         f"pretrained={pretrained!r} is neither a file nor a tag of {model_name!r}, whose tags are "
-        f"{', '.join(tags) or 'none'}."
+        f"{_tags(model_name)}."
     )
+
+
+def _tags(model_name: str) -> str:
+    return ", ".join(list_pretrained_tags_by_model(clean_name(model_name))) or "none"
 
 
 def _did_you_mean(near: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
+
+
+def _instead_of(model_name: str, near: list[str]) -> str:
+    """Say what to write instead of the name of a repository of the hub, or of a misspelt one."""
+    told = _as_tag(model_name)
+    misspelt = difflib.get_close_matches(clean_name(model_name), near, cutoff=0.8)
+    if not told and ("/" not in model_name or misspelt):
+        return _did_you_mean(near)
+    told = told or (
+        f"this looks like a repository of the hub: model_name='hf-hub:{model_name}' takes one that "
+        "has open_clip_config.json. "
+    )
+    return f"{told}Else "
+
+
+def _in_place_of(repository: str) -> str:
+    """Name a tag instead of a repository that has no open_clip_config.json."""
+    return _as_tag(repository) if repository.startswith("openai/") else ""
+
+
+def _as_tag(repository: str) -> str:
+    """Name open_clip's tag of a repository's weights, where it has one."""
+    tags = tags_of_repository(repository)
+    named = " or ".join(f"model_name={name!r}, pretrained={tag!r}" for name, tag in tags)
+    return f"open_clip has the weights of {repository!r} as {named}. " if named else ""
 
 
 def _check_local_dir(identifier: str, pretrained: str | None) -> None:
@@ -394,9 +455,10 @@ def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
     try:
         yield
     except UnavailableError as error:
-        raise FileNotFoundError(f"{asked}: {error} {_THREE_WAYS}") from error
+        instead = _in_place_of(model_name.removeprefix("hf-hub:"))
+        raise FileNotFoundError(f"{asked}: {error} {instead}{_THREE_WAYS}") from None
     except ImportError as error:
-        raise ImportError(f"{asked}: {error}") from error
+        raise ImportError(f"{asked}: {error}") from None
     except Exception as error:
         if not _ran_out_of_memory(error):
             raise
@@ -416,17 +478,41 @@ def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
         if _ran_out_of_memory(error):
             raise
         asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
-        if "TorchScript" in str(error):
-            raise ValueError(
-                f"{asked}: this file is a TorchScript archive, which is a program and is not run "
-                "here. Save its state_dict (torch.save(torch.jit.load(path).state_dict(), "
-                "new_path)) on a machine where you trust it."
-            ) from error
+        text = str(error)
+        if "TorchScript" in text or all(name in text for name in _BOOKKEEPING):
+            raise ValueError(_of_torchscript(asked, model_name, pretrained, text)) from None
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise ValueError(
             f"{asked}: the checkpoint or configuration is damaged, not made of plain weights, or "
             f"of another architecture ({reason})."
         ) from error
+
+
+def _of_torchscript(asked: str, model_name: str, pretrained: str | None, text: str) -> str:
+    """Say how to get plain weights out of an archive, or rid of what came out of it with them."""
+    old = _checkpoint_file(model_name, pretrained)
+    new = old.with_name(f"{old.stem}-weights.pt")
+    if "TorchScript" in text:
+        what = "is a TorchScript archive, which is a program and is not run here"
+        read = f"torch.jit.load({str(old)!r}, map_location='cpu').state_dict()"
+    else:
+        what = "holds three numbers of a TorchScript archive beside the weights"
+        read = f"torch.load({str(old)!r}, map_location='cpu')"
+    return (
+        f"{asked}: this file {what}. Take the weights out, once, on a machine where you trust it: "
+        f"`import torch; state = {read}; torch.save({{k: v for k, v in state.items() if k not in "
+        f"{_BOOKKEEPING}}}, {str(new)!r})`. Then pass the new file; for OpenAI's weights as "
+        "pretrained='openai:PATH', which has their activation."
+    )
+
+
+def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
+    """Return the file that open_clip reads for a model; some name where that is not known."""
+    schema, identifier = factory.parse_model_name(model_name)
+    if schema == "local-dir":
+        return Path(_checkpoint_in(Path(identifier)) or identifier)
+    path = source_named(model_name, pretrained).path if schema is None else None
+    return Path(path or "archive.pt")
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
@@ -440,9 +526,6 @@ def _ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _fixed_seed() -> Iterator[None]:
+def _fixed_seed() -> contextlib.AbstractContextManager[None]:
     """Draw initial weights from a fixed seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        yield
+    return seeded(_RANDOM_SEED, torch.device("cpu"))

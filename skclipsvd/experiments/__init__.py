@@ -4,10 +4,12 @@
 """
 
 from .data import open_data, open_folder
-from .methods import METHODS, TwoStageClassifier
+from .methods import METHODS
+from .plots import plot_shots
 from .protocols import base_to_novel, cross_dataset, domain_generalisation, few_shot
 from .results import read_results
-from .tables import plot_shots, tables
+from .tables import tables
+from .two_stage import TwoStageClassifier
 
 __all__ = [
     "few_shot",

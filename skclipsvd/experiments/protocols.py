@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..datasets import Dataset
 from ..model_selection import base_novel_split
-from . import settings
+from . import reported
 from .data import Part, digest, one_line, parts, test_part, words
 from .methods import Estimator, NamesClasses, Scores
 from .results import Row
@@ -28,9 +28,9 @@ def few_shot(
     data: Dataset,
     *,
     methods: Methods = FEW_SHOT.methods,
-    shots: Iterable[int] = settings.REPORTED_SHOTS,
+    shots: Iterable[int] = reported.SHOTS,
     seeds: Iterable[int] = (1, 2, 3),
-    setting: str = "default",
+    setting: str = "published",
     out: str | os.PathLike | None = None,
     write_splits: str | os.PathLike | None = None,
     verbose: int = 0,
@@ -49,8 +49,9 @@ def few_shot(
         Images per class to train on. A class of fewer images repeats them, as published.
     seeds : iterable of int
         Each draws other images, and is the random state of the estimators.
-    setting : {"default", "published"}, default="default"
-        "default" leaves all to the estimators' defaults; see `skclipsvd.experiments.settings`.
+    setting : {"default", "published"}, default="published"
+        "default" leaves all to the estimators' defaults, which choose rate and length by
+        themselves; see `skclipsvd.experiments.settings`.
     out : str or path-like, optional
         A CSV file that every finished run is appended to. Runs that it has are not repeated.
     write_splits : str or path-like, optional

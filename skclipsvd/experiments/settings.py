@@ -1,4 +1,4 @@
-"""Every published setting and reported number, as data, and the one default beside them.
+"""Every published setting, as data, and the one default beside them.
 
 A setting is a dict of estimator parameters. One name is not a parameter: ``steps_per_shot``, which
 times the number of shots is ``max_steps``.
@@ -127,41 +127,6 @@ BASE_TO_NOVEL_TEMPLATES = {
     "ucf101": "a photo of a {}.",
     "food101": "a photo of {}, a type of food.",
 }
-
-# --- what the CLIP-SVD paper reports, in per cent
-
-REPORTED_SHOTS = (1, 2, 4, 8, 16)
-REPORTED_FEW_SHOT = {
-    "natural": {
-        "zero-shot CLIP": (65.36,) * 5,
-        "linear probing": (45.77, 56.92, 66.79, 73.43, 78.39),
-        "CoOp": (68.09, 70.13, 73.59, 76.45, 79.01),
-        "MaPLe": (69.27, 72.58, 75.37, 78.89, 81.79),
-        "Tip-Adapter-F": (70.62, 73.08, 75.75, 78.51, 81.15),
-        "ProKeR": (71.32, 73.74, 76.23, 79.84, 82.01),
-        "CLIP-LoRA": (72.20, 75.41, 77.32, 80.10, 82.89),
-        "CLIP-SVD": (73.20, 76.06, 78.18, 80.55, 82.97),
-    },
-    "biomedical": {
-        "zero-shot BiomedCLIP": (42.38,) * 5,
-        "BiomedCoOp": (56.87, 59.32, 64.34, 68.96, 73.41),
-        "CLIP-SVD": (56.35, 62.63, 68.02, 73.26, 76.46),
-    },
-}
-# Base classes, novel classes, harmonic mean; 16 shots.
-REPORTED_BASE_TO_NOVEL = {
-    "natural": {
-        "CLIP": (69.34, 74.22, 71.70),
-        "CLIP-LoRA": (84.10, 74.80, 79.18),
-        "CLIP-SVD": (84.38, 76.29, 80.13),
-    },
-    "biomedical": {
-        "BiomedCLIP": (49.27, 67.17, 55.23),
-        "CLIP-LoRA": (70.56, 59.84, 64.76),
-        "CLIP-SVD": (82.64, 74.31, 78.25),
-    },
-}
-REPORTED_SOURCE = "arXiv:2509.03740"
 
 FAMILIES = {"natural": NATURAL, "biomedical": BIOMEDICAL}
 SETTINGS = ("default", "published")

@@ -1,18 +1,26 @@
 """The one loop, and the training forms of both towers."""
 
+from .automatic import automatic_lr, automatic_steps
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
+from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
 from .loop import learning_rate, train
+from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
 __all__ = [
     "CallbackSupportMixin",
+    "Checkpoint",
     "EarlyStopping",
     "Encoders",
     "FitMonitor",
     "Recipe",
     "Task",
+    "automatic_lr",
+    "automatic_steps",
+    "TrainingState",
+    "checked_folder",
     "learning_rate",
     "steps_per_epoch",
     "train",

@@ -63,6 +63,7 @@ class FitMonitor:
         )
         self._root: CallbackContext | None = None
         self._epoch: CallbackContext | None = None
+        # Private in name: scikit-learn's callbacks are made for fits that call it.
         if hasattr(estimator, "_init_callback_context"):
             self._root = estimator._init_callback_context(max_subtasks=n_epochs)
             self._root.call_on_fit_task_begin(**self._arguments)

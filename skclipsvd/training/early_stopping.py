@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ class EarlyStopping:
     best_state: list[Tensor] = field(default_factory=list)
     waited: int = 0
 
+    @property
+    def kept_the_start(self) -> bool:
+        """Whether no epoch was better than the numbers before training."""
+        return self.waited == len(self.scores) - 1
+
     def update(self, accuracy: float, loss: float, numbers: list[nn.Parameter]) -> bool:
         """Take note of an epoch; True where it is time to stop."""
         self.scores.append(accuracy)
@@ -51,6 +57,15 @@ class EarlyStopping:
         if self.patience is not None:
             for number, best in zip(numbers, self.best_state, strict=True):
                 number.data.copy_(best)
+
+    def values(self) -> dict[str, Any]:
+        """Return what it knows beside the best numbers, as JSON can hold it."""
+        return {"scores": self.scores, "best": self.best, "waited": self.waited}
+
+    def take_up(self, values: dict[str, Any], best_state: list[Tensor]) -> None:
+        """Go on from what `values` returned."""
+        self.scores, self.waited = list(values["scores"]), int(values["waited"])
+        self.best, self.best_state = tuple(values["best"]), best_state
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
         if self.best is None or accuracy > self.best[0] + self.tol:

@@ -1,12 +1,14 @@
 """Decompositions are made once, survive the process, and are not believed blindly."""
 
+import errno
 import threading
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from skclipsvd import clear_caches
 from skclipsvd.adaptation import factors as module
@@ -18,7 +20,7 @@ from skclipsvd.clip import load_backbone
 @pytest.fixture
 def backbone(small_model, tmp_path, monkeypatch, fresh_caches):
     monkeypatch.setenv("SKCLIPSVD_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_MIN_RANK_ON_DISK", 1)
+    monkeypatch.setattr(module, "MIN_RANK_ON_DISK", 1)
     return load_backbone(small_model, None, torch.device("cpu"))
 
 
@@ -71,7 +73,7 @@ def test_a_damaged_file_is_made_again(backbone, count_svds, damage):
     elif damage == "other matrix":
         file.write_bytes((folder / f"{targets[1].name}.safetensors").read_bytes())
     else:
-        module.save_file({"u": torch.eye(3), "s": torch.ones(3), "vh": torch.eye(3)}, file)
+        save_file({"u": torch.eye(3), "s": torch.ones(3), "vh": torch.eye(3)}, file)
     clear_caches()
     before = len(count_svds)
     factors = module.decompose(backbone, targets)[targets[0].name]
@@ -91,7 +93,7 @@ def test_the_folder_is_bounded(backbone, monkeypatch):
     (old / "image.0.q.safetensors").write_bytes(bytes(1000))
     module.decompose(backbone, find_targets(backbone.model)[:1])
     assert old.exists()
-    monkeypatch.setattr(module, "_MAX_DISK_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_DISK_BYTES", 100)
     module.decompose(backbone, find_targets(backbone.model)[:1])
     assert not old.exists()
     assert list((cache_dir() / "factors" / backbone.fingerprint).iterdir())
@@ -118,39 +120,65 @@ def test_bad_images_are_named_before_anything_is_decomposed(
 
 def test_a_full_disk_costs_time_not_the_fit(backbone, monkeypatch):
     def full(*_):
-        raise module.SafetensorError("No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert len(module.decompose(backbone, find_targets(backbone.model)[:2])) == 2
 
 
-def test_concurrent_cold_fits_leave_torchs_threads():
-    Matrix = namedtuple("Matrix", ["name", "shape"])
+def test_concurrent_cold_fits_leave_torchs_threads(backbone, monkeypatch):
     before = torch.get_num_threads()
-    targets = [Matrix(str(i), (1, 1)) for i in range(2)]
+    targets = find_targets(backbone.model)[:4]
     first_computes, second_done = threading.Event(), threading.Event()
     after = {}
+    real = torch.linalg.svd
 
-    def slow(target):
+    def slow(*args, **kwargs):
         first_computes.set()
         second_done.wait(0.5)
-        return target
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", slow)
 
     def second():
         torch.ones(10_000).sum()  # the thread takes its number while the first one's workers run
-        module._all_at_once(lambda target: target, targets)
+        module.decompose(backbone, targets[2:])
         second_done.set()
         after["second"] = torch.get_num_threads()
 
     torch.set_num_threads(2)
     try:
         with ThreadPoolExecutor(2) as pool:
-            one = pool.submit(module._all_at_once, slow, targets)
+            one = pool.submit(module.decompose, backbone, targets[:2])
             assert first_computes.wait(5)
             pool.submit(second).result()
             one.result()
         with ThreadPoolExecutor(1) as pool:
             after["later"] = pool.submit(torch.get_num_threads).result()
         assert after == {"second": 2, "later": 2}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_that_begins_during_a_decomposition_computes_with_all_cores(backbone, monkeypatch):
+    found, original = [], torch.linalg.svd
+
+    def elsewhere():
+        torch.ones(10_000).sum()  # here a thread takes its number
+        found.append(torch.get_num_threads())
+
+    def svd(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(elsewhere).result()
+        found.append(torch.get_num_threads())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", svd)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        module.decompose(backbone, find_targets(backbone.model)[:2])
+        assert sorted(found) == [1, 1, 2, 2]
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

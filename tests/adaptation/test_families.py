@@ -45,20 +45,27 @@ def open_clips_own_scores(model, backbone, paths, classes):
     return logits.numpy()
 
 
+def three_kinds(photographs):
+    """Ten photographs under three names: of two classes `decision_function` is a difference."""
+    labels = photographs[1][::2].astype("<U10")
+    labels[::4] = "photo"
+    return photographs[0][::2], labels
+
+
 def fresh_model(name):
     return open_clip.create_model(name, pretrained_text=False).eval()
 
 
 def test_zero_steps_are_open_clips_own_scores(family, photographs):
-    paths, labels = photographs[0][::2], photographs[1][::2]
+    paths, labels = three_kinds(photographs)
     clf = CLIPSVDClassifier(family[1], max_steps=0).fit(paths, labels)
     backbone = load_backbone(family[1], None, torch.device("cpu"))
     expected = open_clips_own_scores(fresh_model(family[1]), backbone, paths, clf.classes_)
-    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(clf.decision_function(paths), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_few_steps_lower_the_loss_and_merge_exactly(family, photographs):
-    paths, labels = photographs[0][::2], photographs[1][::2]
+    paths, labels = three_kinds(photographs)
     clf = CLIPSVDClassifier(
         family[1], max_steps=8, lr=0.003, weight_decay=0.0, augment=False, random_state=0
     ).fit(paths, labels)
@@ -70,7 +77,7 @@ def test_a_few_steps_lower_the_loss_and_merge_exactly(family, photographs):
     plain = fresh_model(family[1])
     plain.load_state_dict(clf.merged_state_dict())
     expected = open_clips_own_scores(plain, backbone, paths, clf.classes_)
-    np.testing.assert_allclose(clf._scores(paths), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(clf.decision_function(paths), expected, atol=1e-5, rtol=1e-5)
     loaded = pickle.loads(pickle.dumps(clf))
     np.testing.assert_array_equal(loaded.predict_proba(paths), clf.predict_proba(paths))
 

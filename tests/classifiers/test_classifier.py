@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import NoneType
 
 import joblib
 import numpy as np
@@ -52,11 +54,16 @@ def test_fitted_state_is_numpy_and_str_only(fitted):
         "logit_scale_",
         "logit_bias_",
         "loss_curve_",
+        "lr_",
+        "n_steps_",
         "n_iter_",
         "n_parameters_tuned_",
         "n_parameters_",
         "backbone_fingerprint_",
+        "backbone_config_",
     }
+    config = state.pop("backbone_config_")
+    assert all(isinstance(v, (str, int, bool, tuple, NoneType)) for v in config.values())
     values = [*state.values(), *state.pop("singular_values_").values()]
     assert all(isinstance(v, (*allowed, dict)) for v in values)
     assert all(v.dtype == np.float32 for v in fitted.singular_values_.values())
@@ -267,12 +274,10 @@ def test_a_diverging_fit_says_so_and_keeps_the_old_state(fitted, photographs):
 
 
 def test_interrupting_a_fit_leaves_nothing_behind(small_model, photographs, monkeypatch):
-    import skclipsvd.training.loop as training
-
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_finite", interrupted)
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
     clf = CLIPSVDClassifier(small_model, max_steps=3)
     with pytest.raises(KeyboardInterrupt):
         clf.fit(*photographs)
@@ -322,8 +327,12 @@ def test_gpu_and_cpu_agree(small_model, photographs):
 
 def test_one_image_per_class_is_no_reason_to_warn(small_model, digits):
     paths, labels = digits[0][:30], [f"class {i}" for i in range(30)]
-    CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
-    skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf = CLIPSVDClassifier(small_model, max_steps=0).fit(paths, labels)
+        skclipsvd.CLIPZeroShotClassifier(small_model).fit(None, labels)
+    assert [str(warning.message) for warning in caught] == []
+    assert len(clf.classes_) == 30
 
 
 @pytest.mark.parametrize("problem", ["corrupt", "missing"])

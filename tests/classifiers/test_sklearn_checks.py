@@ -1,14 +1,15 @@
 """scikit-learn's own check suites, whole and unmodified, with the checks that ran counted."""
 
 import pytest
-from helpers.shim import LORA, SVD, ZERO_SHOT
+from helpers.shim import ENCODER, LORA, SVD, TWO_STAGE, ZERO_SHOT
 from sklearn.utils.estimator_checks import check_estimator
 
 
 @pytest.mark.parametrize(
     ("estimator", "n_checks"),
-    [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59)],  # the same under scikit-learn 1.6.1 and 1.9.1
-    ids=["SVD", "LoRA", "zero-shot"],
+    # At least so many under scikit-learn 1.6.1 and 1.9.1.
+    [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59), (ENCODER, 45), (TWO_STAGE, 54)],
+    ids=["SVD", "LoRA", "zero-shot", "encoder", "two-stage"],
 )
 def test_whole_suite_through_image_files(estimator, n_checks):
     results = check_estimator(estimator, on_fail=None, on_skip=None)

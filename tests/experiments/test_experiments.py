@@ -29,6 +29,7 @@ from skclipsvd.experiments import (
     open_folder,
     plot_shots,
     read_results,
+    reported,
     runs,
     settings,
     tables,
@@ -233,7 +234,7 @@ def test_a_killed_run_resumes_where_it_stopped(root, tmp_path, monkeypatch, caps
     assert main([*command, "--out", str(killed)]) == 0  # nothing is left to do
     assert len(fitted) == 24 - n_done
     assert (
-        "- default setting, augment=False, lr=0.02, max_steps=1: CLIP-LoRA; CLIP-SVD"
+        "- published setting, augment=False, lr=0.02, max_steps=1: CLIP-LoRA; CLIP-SVD"
         in capsys.readouterr().out
     )
 
@@ -596,18 +597,18 @@ def test_listing_runs_loads_no_model(root):
 
 
 def test_reported_numbers():
-    for family, ours in settings.REPORTED_FEW_SHOT.items():
-        assert all(len(numbers) == len(settings.REPORTED_SHOTS) for numbers in ours.values())
-        for base, novel, mean in settings.REPORTED_BASE_TO_NOVEL[family].values():
+    for family, ours in reported.FEW_SHOT.items():
+        assert all(len(numbers) == len(reported.SHOTS) for numbers in ours.values())
+        for base, novel, mean in reported.BASE_TO_NOVEL[family].values():
             # Biomedical means are means over data sets, natural ones are of the two means.
             tolerance = 0.011 if family == "natural" else 5
             assert abs(2 * base * novel / (base + novel) - mean) < tolerance
-    natural = settings.REPORTED_FEW_SHOT["natural"]
+    natural = reported.FEW_SHOT["natural"]
     assert natural["CLIP-SVD"] == (73.20, 76.06, 78.18, 80.55, 82.97)
     assert natural["CLIP-LoRA"] == (72.20, 75.41, 77.32, 80.10, 82.89)
     assert natural["linear probing"] == (45.77, 56.92, 66.79, 73.43, 78.39)
-    assert settings.REPORTED_FEW_SHOT["biomedical"]["CLIP-SVD"][-1] == 76.46
-    assert settings.REPORTED_BASE_TO_NOVEL["biomedical"]["CLIP-LoRA"] == (70.56, 59.84, 64.76)
+    assert reported.FEW_SHOT["biomedical"]["CLIP-SVD"][-1] == 76.46
+    assert reported.BASE_TO_NOVEL["biomedical"]["CLIP-LoRA"] == (70.56, 59.84, 64.76)
 
 
 # --- tables

@@ -15,8 +15,14 @@ from PIL import Image
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd import (
+    CLIPEncoder,
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+)
 from skclipsvd.clip import Backbone, fingerprint
+from skclipsvd.experiments import TwoStageClassifier
 
 SIDE = 32
 FOLDER = Path(tempfile.mkdtemp(prefix="numeric rows "))
@@ -47,9 +53,6 @@ class NumericRows:
     def _scores(self, X):
         return super()._scores(self._paths(X))
 
-    def transform(self, X):
-        return super().transform(self._paths(X))
-
     def _paths(self, X):
         check_is_fitted(self)
         return [to_path(row) for row in validate_data(self, X, reset=False)]
@@ -64,20 +67,53 @@ class NumericRows:
         return tags
 
 
-class NumericSVD(NumericRows, CLIPSVDClassifier):
+class NumericEmbedder(NumericRows):
+    """The same, of an estimator that transforms."""
+
+    def transform(self, X):
+        return super().transform(self._paths(X))
+
+
+class NumericSVD(NumericEmbedder, CLIPSVDClassifier):
     pass
 
 
-class NumericLoRA(NumericRows, CLIPLoRAClassifier):
+class NumericLoRA(NumericEmbedder, CLIPLoRAClassifier):
     pass
 
 
-class NumericZeroShot(NumericRows, CLIPZeroShotClassifier):
+class NumericZeroShot(NumericEmbedder, CLIPZeroShotClassifier):
     def fit(self, X, y):
         return super().fit(X, y)
 
     def _fit_paths(self, paths, y, sample_weight):
         CLIPZeroShotClassifier.fit(self, paths, y)
+
+
+class NumericEncoder(NumericEmbedder, CLIPEncoder):
+    def fit(self, X, y=None):
+        X = validate_data(self, X)
+        CLIPEncoder.fit(self, [to_path(row) for row in X], y)
+        return self
+
+
+class FirstStage(CLIPSVDClassifier):
+    def _load_backbone(self):
+        return BACKBONE
+
+
+class NumericTwoStage(NumericRows, TwoStageClassifier):
+    def fit(self, X, y):
+        return super().fit(X, y)
+
+    def _fit_paths(self, paths, y, sample_weight):
+        TwoStageClassifier.fit(self, paths, y)
+
+    def decision_function(self, X):
+        return super().decision_function(self._paths(X))
+
+    def predict(self, X):
+        return super().predict(self._paths(X))
 
 
 _TRAINING = dict(max_steps=80, weight_decay=0.0, batch_size=1000, augment=False)
@@ -86,6 +122,8 @@ LORA = NumericLoRA(
     "stand-in", lr=0.005, dropout=0.0, rank=16, alpha=4.0, matrices=("mlp",), **_TRAINING
 )
 ZERO_SHOT = NumericZeroShot("stand-in")
+ENCODER = NumericEncoder("stand-in")
+TWO_STAGE = NumericTwoStage(FirstStage("stand-in", lr=0.1, **_TRAINING))
 
 
 class _Block(nn.Module):

@@ -168,12 +168,12 @@ def test_several_templates_are_open_clips_own_ensemble(small_model, digits):
 def test_factored_and_rebuilt_forms_agree(small_model, n_tokens_factor):
     from skclipsvd.adaptation import SpectralAdaptation, find_targets
     from skclipsvd.adaptation.factors import decompose
-    from skclipsvd.adaptation.spectral import _rebuilding_is_cheaper
+    from skclipsvd.adaptation.spectral import rebuilding_is_cheaper
 
     backbone = load_backbone(small_model, None, torch.device("cpu"))
     target = next(t for t in find_targets(backbone.model) if t.name == "image.1.v")
     n_tokens = int(n_tokens_factor * target.rank)
-    assert _rebuilding_is_cheaper(target, n_tokens) == (n_tokens > 2 * target.rank)
+    assert rebuilding_is_cheaper(target, n_tokens) == (n_tokens > 2 * target.rank)
     frozen = backbone.model.state_dict()[target.tensor][slice(*target.rows)]
     adaptation = SpectralAdaptation([target], decompose(backbone, [target]))
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_a_factored_product_and_its_gradients(batch, n_out, n_in, with_bias, ask
         )
         adaptation.cast(dtype)
         own_x = x.clone().requires_grad_(asked)
-        with patch("skclipsvd.adaptation.spectral._rebuilding_is_cheaper", lambda *_: False):
+        with patch("skclipsvd.adaptation.spectral.rebuilding_is_cheaper", lambda *_: False):
             y = adaptation.linear(target, own_x, weight, bias)
         assert y.dtype == dtype
         (y.float() * along).sum().backward()

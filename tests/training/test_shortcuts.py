@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from open_clip.transformer import ResidualAttentionBlock
 from test_fidelity import SETTINGS, inputs, private_model
 
-from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
-from skclipsvd.adaptation import SpectralAdaptation, find_targets, install, merge
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.adaptation import (
+    LowRankAdaptation,
+    SpectralAdaptation,
+    find_targets,
+    install,
+    merge,
+)
 from skclipsvd.adaptation.factors import decompose
 from skclipsvd.clip import build_prompts, load_backbone
 from skclipsvd.training.frozen_blocks import read_only_class_token
@@ -205,9 +211,8 @@ def test_dropout_is_drawn_for_every_prompt_of_its_own():
     prompts = build_prompts([["cat"], ["dog"]], "a photo of a {}.", backbone.tokenize)
     tokens = {}
     for dropout in (0.0, 0.25):
-        lora = CLIPLoRAClassifier("tiny", dropout=dropout)
-        targets = find_targets(backbone.model)[:3]
-        adaptation = lora._started(backbone, targets, np.random.RandomState(0))
+        targets, rng = find_targets(backbone.model)[:3], np.random.RandomState(0)
+        adaptation = LowRankAdaptation.start(targets, 2, 1.0, dropout, rng, CPU)
         model = install(backbone.skeleton(), adaptation)
         tokens[dropout] = text_encoder(model, prompts.tokens, adaptation).n_tokens
     longest = int((open_clip.tokenize(["a photo of a cat."]) > 0).sum())

@@ -1,0 +1,51 @@
+"""What torch's own layers draw, under a seed, though all threads share one generator."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let `seed` decide what torch draws, and leave the caller's generators as they were.
+
+    Layers without a generator of their own draw from that of the process. Threads wait for each
+    other here: side by side they would draw each other's numbers, and the last one to leave would
+    put back a state that another had set.
+
+    Parameters
+    ----------
+    seed : int
+        Of every generator that is used inside.
+    device : torch.device
+        Where the numbers are drawn, beside the CPU.
+    """
+    generators = _generators(device)
+    with _ONE_AT_A_TIME:
+        states = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """Return those of the CPU and of `device`; `torch.manual_seed` would set every device's."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    elif device.type == "mps":
+        # Private, as torch.mps has no public name for the object.
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators

@@ -1,0 +1,61 @@
+"""Benchmarks and tools still start: each is imported as it is run, and says how it is used."""
+
+import runpy
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = [ROOT / "benchmarks", ROOT / "tools"]
+FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
+
+
+def is_program(path):
+    return '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+
+
+def run(path, arguments, monkeypatch):
+    """Run a file as its users do: a benchmark as a module, a tool as a script."""
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    name = "__main__" if is_program(path) else path.stem
+    if path.parent.name == "benchmarks":
+        monkeypatch.syspath_prepend(ROOT)
+        for loaded in [m for m in sys.modules if m.startswith("benchmarks.")]:
+            monkeypatch.delitem(sys.modules, loaded)  # as in a process of its own
+        return runpy.run_module(f"benchmarks.{path.stem}", run_name=name)
+    monkeypatch.syspath_prepend(path.parent)
+    return runpy.run_path(str(path), run_name=name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_file_is_imported_and_a_program_says_how_it_is_used(path, monkeypatch, capsys):
+    if not is_program(path):
+        assert run(path, [], monkeypatch)["__doc__"]
+        return
+    with pytest.raises(SystemExit) as end:
+        run(path, ["--help"], monkeypatch)
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage:")
+    assert path.stem in shown.splitlines()[0]
+
+
+def test_there_are_programs_of_both_kinds():
+    programs = {path.stem for path in FILES if is_program(path)}
+    assert programs >= {"step", "memory", "search", "check_site", "check_wheel", "list_targets"}
+
+
+def test_a_wheel_that_lacks_something_is_named(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("skclipsvd/py.typed", "")
+    with pytest.raises(SystemExit, match=r"a\.whl lacks .*tiny\.safetensors"):
+        run(ROOT / "tools" / "check_wheel.py", [tmp_path / "a.whl"], monkeypatch)
+
+
+def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(ROOT / "tools" / "check_site.py", [tmp_path / "nowhere"], monkeypatch)
+    assert end.value.code == 2
+    assert "no folder" in capsys.readouterr().err
