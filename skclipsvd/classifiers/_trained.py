@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from ..adaptation import Adaptation, Target, find_targets, merged_once, select_t
 from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
-from ..exceptions import UnchangedPredictionsWarning
+from ..exceptions import UnchangedPredictionsWarning, warn_user
 from ..images import (
     Decoded,
     Images,
@@ -55,9 +54,6 @@ from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
 from ._training_set import TrainingSet
-
-# Of `fit`'s frames, past those of its decorators: a warning is to name the user's line.
-_CALLER = 4 if hasattr(CallbackSupportMixin, "set_callbacks") else 3
 
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
@@ -180,7 +176,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if checkpoint is not None:
                 checkpoint.remove()
         if unchanged is not None:
-            warnings.warn(unchanged, UnchangedPredictionsWarning, stacklevel=_CALLER)
+            warn_user(unchanged, UnchangedPredictionsWarning)
         return self
 
     def _fit(
