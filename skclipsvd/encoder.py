@@ -15,7 +15,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from .classifiers import MODEL_CONSTRAINTS, BaseCLIPClassifier, UsesBackbone, frozen_and_adapted
+from .caching.memory import explained_out_of_memory
+from .classifiers import (
+    MODEL_CONSTRAINTS,
+    BaseCLIPClassifier,
+    UsesBackbone,
+    adapter_fingerprint,
+    frozen_and_adapted,
+)
 from .clip import Backbone
 from .images import Images, as_items, check_exist
 from .validation import fit_context
@@ -50,6 +57,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Length of an embedding.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    adapter_fingerprint_ : str
+        SHA-256 of what `classifier` has learnt; empty without one.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     Examples
     --------
@@ -93,6 +105,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.n_jobs = n_jobs
 
     @fit_context(prefer_skip_nested_validation=False)
+    @explained_out_of_memory()
     def fit(self, X: Images, y: Any = None) -> Self:
         """Check the images' container and load the model; nothing is learnt.
 
@@ -119,8 +132,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         black = np.zeros((2, 2, 3), dtype=np.uint8)
         self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
         self.backbone_fingerprint_ = backbone.fingerprint
+        self.backbone_config_ = dict(backbone.config)
+        self.adapter_fingerprint_ = self._adapter_fingerprint()
         return self
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images.
 
@@ -133,24 +149,45 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         -------
         embeddings : float32 ndarray of shape (n_images, n_features_out_)
             Unit length.
+
+        Raises
+        ------
+        ValueError
+            The model is another than in `fit`: other weights, activation or pre-processing, or a
+            `classifier` that was fitted again.
         """
         check_is_fitted(self)
         items = as_items(X)
         check_exist(items)
         backbone, model = self._model()
+        self._check_backbone(backbone, "" if self.classifier is None else "classifier's model")
+        known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
+        if known is not None and known != self._adapter_fingerprint():
+            raise ValueError(
+                "classifier was fitted again, or exchanged, since this CLIPEncoder was fitted: its "
+                "embeddings are others now. Fit the encoder, and what was fitted on its "
+                "embeddings, again."
+            )
         return self._embed(model, backbone, items)
 
     @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
+    def _adapter_fingerprint(self) -> str:
+        classifier = self._unwrapped()
+        return "" if classifier is None else adapter_fingerprint(classifier)
+
+    def _unwrapped(self) -> BaseCLIPClassifier | None:
+        if isinstance(self.classifier, FrozenEstimator):
+            return self.classifier.estimator
+        return self.classifier
+
     def _model(self) -> tuple[Backbone, nn.Module]:
-        if self.classifier is None:
+        classifier = self._unwrapped()
+        if classifier is None:
             backbone = self._load_backbone()
             return backbone, backbone.model
-        classifier = self.classifier
-        if isinstance(classifier, FrozenEstimator):
-            classifier = classifier.estimator
         check_is_fitted(
             classifier,
             msg="CLIPEncoder(classifier=...): this %(name)s is not fitted. Fit it first; where the "

@@ -7,3 +7,7 @@ class SkclipsvdWarning(UserWarning):
 
 class BitDepthWarning(SkclipsvdWarning):
     """Integer pixels whose bit depth was read from their largest value, file by file."""
+
+
+class AmbiguousCheckpointWarning(SkclipsvdWarning):
+    """A checkpoint file that may want another activation or pre-processing than it is given."""

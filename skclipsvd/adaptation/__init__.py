@@ -3,7 +3,7 @@
 from .base import Adaptation
 from .layers import AdaptedAttention, install, merge
 from .lowrank import LowRankAdaptation
-from .merged import merged_once
+from .merged import merged_once, state_digest
 from .spectral import SpectralAdaptation
 from .targets import Target, find_targets, select_targets
 
@@ -18,4 +18,5 @@ __all__ = [
     "merge",
     "merged_once",
     "select_targets",
+    "state_digest",
 ]

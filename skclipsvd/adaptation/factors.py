@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..caching.files import cache_dir, replacing
@@ -27,9 +28,6 @@ MAX_DISK_BYTES = 8 * 2**30
 # A smaller matrix is decomposed faster than its file is read.
 MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
-# One entry per caller that decomposes or waits: torch's number of threads before the first came.
-_THREADS: list[int] = []
-_THREADS_LOCK = threading.Lock()
 _DECOMPOSING = threading.Lock()
 
 
@@ -135,40 +133,55 @@ def _all_at_once(get: Callable[[Target], Factors], targets: Sequence[Target]) ->
     LAPACK gains little from a second thread, and two matrices at a time gain all of it.
     """
     largest_first = sorted(targets, key=lambda target: -math.prod(target.shape))
-    with (
-        _one_thread_per_worker() as n_threads,
-        ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with _DECOMPOSING, _workers_of_one_thread(len(targets)) as pool:
         found = dict(zip(largest_first, pool.map(get, largest_first), strict=True))
     return {target.name: found[target] for target in targets}
 
 
 @contextmanager
-def _one_thread_per_worker() -> Iterator[int]:
-    """Yield torch's number of threads, one caller at a time; set it again on leaving.
+def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool whose workers compute with one thread each, and nobody else does.
 
-    What a worker sets, later threads start with: a second caller must not take the 1 that the
-    first one's workers set for the number to go back to.
+    What a worker sets is also what threads start with that compute for the first time later. So it
+    is set back before the work begins, as soon as all workers have their own.
     """
-    with _THREADS_LOCK:
-        _THREADS.append(_THREADS[0] if _THREADS else torch.get_num_threads())
-        n_threads = _THREADS[0]
+    n_threads = torch.get_num_threads()
+    n_workers = max(1, min(n_threads, n_tasks))
+    all_there = threading.Barrier(n_workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes the common number when it is first asked
+        torch.set_num_threads(1)
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(n_workers, initializer=begin)
     try:
-        with _DECOMPOSING:
-            try:
-                yield n_threads
-            finally:
-                torch.set_num_threads(n_threads)
-    finally:
-        with _THREADS_LOCK:
-            _THREADS.pop()
+        for _ in range(n_workers):
+            pool.submit(int)  # starts a worker: none of those before is idle yet
+        all_there.wait()
+        torch.set_num_threads(n_threads)
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        all_there.abort()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
+        raise
 
 
 def _read(file: Path, matrix: Tensor) -> Factors | None:
     """Read a decomposition, or None where there is none that is one of `matrix`."""
+    if not file.is_file():  # a pipe would be waited for
+        return None
     try:
-        factors = Factors(**load_file(file))
-    except (OSError, SafetensorError, TypeError):
+        # All of it at once, not mapped: a file that is deleted or cut off by another machine must
+        # not end this process later.
+        parts = {name: part.clone() for name, part in load(file.read_bytes()).items()}
+        checksum = parts.pop("checksum")
+        factors = Factors(**parts)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    if not torch.equal(checksum, _checksum(factors)):
         return None
     rank = min(matrix.shape)
     shapes = ((matrix.shape[0], rank), (rank,), (rank, matrix.shape[1]))
@@ -177,7 +190,7 @@ def _read(file: Path, matrix: Tensor) -> Factors | None:
         for p, shape in zip(factors, shapes, strict=True)
     ):
         return None
-    # Multiplying one vector costs next to nothing and sees any damage that matters.
+    # Multiplying one vector costs next to nothing and sees that it is this matrix's.
     probe = torch.linspace(-1, 1, matrix.shape[1])
     expected = matrix @ probe
     found = factors.u @ (factors.s * (factors.vh @ probe))
@@ -188,9 +201,17 @@ def _write(file: Path, factors: Factors) -> None:
     """Keep a decomposition for the next process."""
     try:
         with replacing(file) as temporary:
-            save_file(factors._asdict(), temporary)
-    except (OSError, SafetensorError):
+            parts = {**factors._asdict(), "checksum": _checksum(factors)}
+            temporary.write_bytes(save(parts))
+    except OSError:
         return  # a full or read-only disk costs time, not the fit
+
+
+def _checksum(factors: Factors) -> Tensor:
+    checksum = 0
+    for part in factors:
+        checksum = zlib.crc32(part.numpy().data, checksum)
+    return torch.tensor(checksum)
 
 
 def _prune(root: Path, keep: Path) -> None:

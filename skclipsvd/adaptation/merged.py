@@ -25,7 +25,8 @@ def merged_once(
     backbone : Backbone
         The frozen model.
     state : mapping of str to array
-        The adaptation's numbers; equal numbers share one merged model.
+        The adaptation's numbers; equal numbers share one merged model, which lives about as long
+        as the last of them.
     build : callable
         Returns the adaptation, where it has not been merged yet.
 
@@ -33,10 +34,6 @@ def merged_once(
     -------
     model : torch.nn.Module
     """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(state[name]).data)
 
     def make() -> tuple[nn.Module, int]:
         adaptation = build()
@@ -44,5 +41,14 @@ def merged_once(
         replaced = sum(model.get_parameter(name).nbytes for name in adaptation.by_tensor())
         return model, replaced
 
-    key = (backbone.fingerprint, str(backbone.device), digest.hexdigest())
-    return MERGED.get_or_make(key, make)
+    key = (backbone.identity, str(backbone.device), state_digest(state))
+    return MERGED.get_or_make(key, make, owner=next(iter(state.values()), None))
+
+
+def state_digest(state: Mapping[str, NDArray]) -> str:
+    """Hash an adaptation's numbers: equal ones, and only those, give the same text."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(state[name]).data)
+    return digest.hexdigest()

@@ -68,10 +68,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     # readers of class/image folders skip hidden files.
     temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
     existing = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    mode = 0o666 if existing is None else existing  # the system takes the umask off
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR)
-    os.close(handle)
     try:
+        with temporary.open("xb"):  # the system takes the umask off
+            pass
+        if existing is not None:  # before there is anything to read
+            os.chmod(temporary, existing | stat.S_IWUSR)
         yield temporary
         if existing is not None:
             os.chmod(temporary, existing)

@@ -1,4 +1,4 @@
-"""How much memory this process may use."""
+"""How much memory this process may use, and what to say where it gets none."""
 
 from __future__ import annotations
 
@@ -6,13 +6,46 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+
+_ADVICE = "Call skclipsvd.clear_caches(), end other programs, or choose a smaller model."
+# What allocators of torch, C++ and oneDNN say; none of them has a type of its own.
+_REFUSALS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a primitive",
+)
 
 
 def memory_limit() -> int:
     """Return the machine's memory in bytes, or the smaller limit of the container around us."""
     limits = [_physical(), *control_group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
     return min(limit for limit in limits if limit)
+
+
+@contextmanager
+def explained_out_of_memory(advice: str = _ADVICE) -> Iterator[None]:
+    """Turn the allocators' errors into a MemoryError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or "out of memory: " in str(error):
+            raise
+        raise MemoryError(f"out of memory: {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was refused."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _REFUSALS)
 
 
 def _physical() -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from .memory import memory_limit
@@ -40,6 +42,26 @@ class Budget:
             min(uses, key=lambda pair: pair[0])[1].drop_oldest()
 
 
+@dataclass(eq=False)
+class _Entry:
+    value: Any
+    nbytes: int
+    last_used: int
+    owners: tuple[weakref.ref, ...] = ()
+
+    def has_gone(self) -> bool:
+        """Whether there were owners, and all are gone."""
+        return bool(self.owners) and all(ref() is None for ref in self.owners)
+
+
+@dataclass(eq=False)
+class _Making:
+    """What the threads share that ask for one missing entry."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    n_threads: int = 0
+
+
 class ByteCache:
     """A least-recently-used cache bounded by bytes.
 
@@ -57,26 +79,34 @@ class ByteCache:
 
     def __init__(self, max_bytes: int, budget: Budget | None = None):
         self.max_bytes = max_bytes
-        self.nbytes = 0
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._last_used: dict[Hashable, int] = {}
-        self._making: dict[Hashable, threading.Lock] = {}
+        self._nbytes = 0
+        # False while entries and their sum do not agree: an interrupt in between leaves it so.
+        self._is_whole = True
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._making: dict[Hashable, _Making] = {}
+        self._some_have_gone = False
         self._budget = Budget(max_bytes) if budget is None else budget
         self._budget.caches.append(self)
         self._lock = self._budget.lock
         self._hits = self._misses = 0
 
+    @property
+    def nbytes(self) -> int:
+        """The sum of the entries' sizes."""
+        if not self._is_whole:
+            self._nbytes = sum(entry.nbytes for entry in self._entries.values())
+            self._is_whole = True
+        return self._nbytes
+
     def oldest_use(self) -> int | None:
         """Tell when the oldest entry was used, by the budget's clock; None where it must stay."""
         if len(self._entries) < 2:
             return None
-        return self._last_used[next(iter(self._entries))]
+        return next(iter(self._entries.values())).last_used
 
     def drop_oldest(self) -> None:
         """Drop the least recently used entry; the caller holds the lock."""
-        key, (_, nbytes) = self._entries.popitem(last=False)
-        del self._last_used[key]
-        self.nbytes -= nbytes
+        self._drop(next(iter(self._entries)))
 
     def get(self, key: Hashable, default: Any = None) -> Any:
         """Return the entry of `key` and mark it as used, or `default`."""
@@ -86,8 +116,8 @@ class ByteCache:
                 return default
             self._hits += 1
             self._entries.move_to_end(key)
-            self._last_used[key] = next(self._budget.clock)
-            return self._entries[key][0]
+            self._entries[key].last_used = next(self._budget.clock)
+            return self._entries[key].value
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether there is an entry of `key`; to look is neither a use nor a miss."""
@@ -97,44 +127,64 @@ class ByteCache:
     def put(self, key: Hashable, value: Any, nbytes: int) -> None:
         """Store `value`, dropping the least recently used entries that no longer fit."""
         with self._lock:
+            self._drop_gone()
             if key in self._entries:
-                self.nbytes -= self._entries.pop(key)[1]
-            self._entries[key] = (value, nbytes)
-            self._last_used[key] = next(self._budget.clock)
-            self.nbytes += nbytes
+                self._drop(key)
+            total = self.nbytes + nbytes
+            self._is_whole = False
+            self._entries[key] = _Entry(value, nbytes, next(self._budget.clock))
+            self._nbytes = total
+            self._is_whole = True
             while self.nbytes > self.max_bytes and len(self._entries) > 1:
                 self.drop_oldest()
             self._budget.enforce()
 
-    def get_or_make(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
+    def get_or_make(
+        self, key: Hashable, make: Callable[[], tuple[Any, int]], owner: object | None = None
+    ) -> Any:
         """Return the entry of `key`; where there is none, store and return ``make()[0]``.
 
-        `make` returns the value and its size in bytes. If it raises, nothing is stored.
+        Parameters
+        ----------
+        key : hashable
+            What is wanted.
+        make : callable
+            Returns the value and its size in bytes. If it raises, nothing is stored.
+        owner : object, optional
+            For whom the entry is kept, next to others who asked for it; anything that can be
+            referred to weakly. When all of them are gone, so is the entry, but for the one used
+            last: the next to ask may be a copy that another process sent.
         """
         missing = object()
         with self._lock:
-            lock = self._making.setdefault(key, threading.Lock())
+            making = self._making.setdefault(key, _Making())
+            making.n_threads += 1
         try:
-            with lock:
+            with making.lock:
                 value = self.get(key, missing)
                 if value is missing:
                     value, nbytes = make()
                     self.put(key, value, nbytes)
+                if owner is not None:
+                    self._own(key, owner)
                 return value
         finally:
             with self._lock:
-                self._making.pop(key, None)
+                making.n_threads -= 1
+                if not making.n_threads:
+                    self._making.pop(key, None)
 
     def clear(self) -> None:
         """Drop every entry and set the counts back to zero."""
         with self._lock:
+            self._is_whole = False
             self._entries.clear()
-            self._last_used.clear()
-            self.nbytes = self._hits = self._misses = 0
+            self._hits = self._misses = 0
 
     def info(self) -> dict[str, int]:
         """Return the numbers of entries, bytes, hits and misses, and the bound in bytes."""
         with self._lock:
+            self._drop_gone()
             return {
                 "entries": len(self._entries),
                 "bytes": self.nbytes,
@@ -142,6 +192,33 @@ class ByteCache:
                 "hits": self._hits,
                 "misses": self._misses,
             }
+
+    def _drop(self, key: Hashable) -> None:
+        total = self.nbytes - self._entries[key].nbytes
+        self._is_whole = False
+        del self._entries[key]
+        self._nbytes = total
+        self._is_whole = True
+
+    def _own(self, key: Hashable, owner: object) -> None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:  # dropped already, for want of memory
+                return
+            if not any(ref() is owner for ref in entry.owners):
+                alive = [ref for ref in entry.owners if ref() is not None]
+                entry.owners = (*alive, weakref.ref(owner, self._note))
+
+    def _note(self, _: weakref.ref) -> None:
+        # Called wherever an object dies, maybe in the middle of a method above: only take note.
+        self._some_have_gone = True
+
+    def _drop_gone(self) -> None:
+        """Drop entries whose owners are all gone, but for the one used last."""
+        if self._some_have_gone:
+            self._some_have_gone = False
+            for key in [key for key, entry in self._entries.items() if entry.has_gone()][:-1]:
+                self._drop(key)
 
 
 # Together a quarter of the memory that this process may use, and each at most what it needs.

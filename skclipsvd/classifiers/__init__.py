@@ -1,7 +1,14 @@
 """The estimators: parameters and their documentation; fit; predict; the report."""
 
 from ._adapter_file import read_adapter
-from ._base import BaseCLIPClassifier, TakesImages, UsesBackbone, frozen_and_adapted, prompts_of
+from ._base import (
+    BaseCLIPClassifier,
+    TakesImages,
+    UsesBackbone,
+    adapter_fingerprint,
+    frozen_and_adapted,
+    prompts_of,
+)
 from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._svd import CLIPSVDClassifier
@@ -17,6 +24,7 @@ __all__ = [
     "TrainedCLIPClassifier",
     "TakesImages",
     "UsesBackbone",
+    "adapter_fingerprint",
     "frozen_and_adapted",
     "prompts_of",
     "read_adapter",

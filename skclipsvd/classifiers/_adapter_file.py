@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ..caching.files import replacing
 from ..validation import check_parameters
@@ -34,15 +34,15 @@ class Saved:
 
     Attributes
     ----------
-    kind : {"labels", "number", "text", "array", "arrays"}
-        ``"arrays"`` is a dict of str to array.
+    kind : {"labels", "number", "text", "settings", "array", "arrays"}
+        ``"settings"`` is a dict of str to plain value, ``"arrays"`` one of str to array.
     dtype : str
         Of arrays.
     optional : bool
         Whether only some fits leave it behind.
     """
 
-    kind: Literal["labels", "number", "text", "array", "arrays"]
+    kind: Literal["labels", "number", "text", "settings", "array", "arrays"]
     dtype: str = "float32"
     optional: bool = False
 
@@ -66,6 +66,8 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             arrays[name] = value
         elif kind == "labels":
             plain[name] = _encode_labels(value)
+        elif kind == "settings":
+            plain[name] = _encode(value)
         else:
             plain[name] = _item(value)
     header = {
@@ -75,17 +77,18 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         "fitted": plain,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = save(arrays, metadata={_KEY: json.dumps(header)})
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={_KEY: json.dumps(header)})
+        temporary.write_bytes(content)
 
 
 def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
+        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
+        content = path.read_bytes()
+        arrays = {name: array.copy() for name, array in load(content).items()}
+        header = json.loads(_metadata(content).get(_KEY, "null"))
     except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
     if not isinstance(header, dict):
@@ -103,6 +106,12 @@ def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
         raise ValueError(
             f"{path} is damaged: its header and arrays do not fit ({error})."
         ) from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read what a safetensors file says beside its arrays, once it is known to be one."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + n_bytes]).get("__metadata__", {})
 
 
 def _rebuild(
@@ -213,7 +222,15 @@ def _decode_labels(encoded: Mapping[str, Any]) -> NDArray:
     return np.array([_label(value) for value in encoded["values"]]).astype(encoded["dtype"])
 
 
+def _decode_settings(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    settings = _decode(encoded)
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError("settings are a mapping of names")
+    return settings
+
+
 _SCALARS: dict[str, Callable[[Any], Any]] = {
+    "settings": _decode_settings,
     "labels": _decode_labels,
     "text": str,
     "number": lambda value: value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,16 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from ..adaptation import state_digest
+from ..caching.memory import explained_out_of_memory
 from ..clip import (
     Backbone,
     ClassNames,
     Prompts,
+    Setting,
     autocast,
     build_prompts,
     choose_device,
@@ -59,11 +68,39 @@ class UsesBackbone(TakesImages):
     device: str
     n_jobs: int | None
 
+    backbone_fingerprint_: str
+
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
 
+    def _check_backbone(self, backbone: Backbone, given: str = "") -> None:
+        """Raise ValueError where the model, by what was given, is not the one of `fit`."""
+        known = getattr(self, "backbone_config_", {})  # 0.1.0 did not keep it
+        same_weights, others = backbone.differences(self.backbone_fingerprint_, known)
+        if same_weights and not others:
+            return
+        given = given or f"model_name={self.model_name!r}, pretrained={self.pretrained!r}"
+        kind = "classifier" if isinstance(self, ClassifierMixin) else type(self).__name__
+        if not same_weights:
+            also = f" Besides, {'; '.join(others)}." if others else ""
+            raise ValueError(
+                f"{given} are not the weights that this {kind} was fitted on (fingerprint "
+                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}).{also} "
+                "Use the same weights, or fit again."
+            )
+        raise ValueError(
+            f"{given}: the weights are those that this {kind} was fitted on, but not the model: "
+            f"{'; '.join(others)}. Say which model it is: pretrained='TAG:PATH' uses a file as "
+            "open_clip's tag does, model_name='local-dir:FOLDER' as open_clip_config.json in the "
+            "folder does. Or fit again."
+        )
+
     def _embed(
-        self, model: nn.Module, backbone: Backbone, items: Sequence[Item], **kept: Any
+        self,
+        model: nn.Module,
+        backbone: Backbone,
+        items: Sequence[Item],
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> NDArray[np.float32]:
         return embed(
             model,
@@ -73,12 +110,17 @@ class UsesBackbone(TakesImages):
             dtype=choose_dtype(self.precision, backbone.device),
             batch_size=self.batch_size,
             n_threads=decoding_threads(self.n_jobs),
-            **kept,
+            head=head,
         )
 
 
 class BaseCLIPClassifier(
-    FitReportMixin, UsesBackbone, ClassifierMixin, TransformerMixin, BaseEstimator
+    FitReportMixin,
+    UsesBackbone,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base of the classifiers that compare images with class texts."""
 
@@ -92,6 +134,7 @@ class BaseCLIPClassifier(
     logit_bias_: float
     n_parameters_: int
     backbone_fingerprint_: str
+    backbone_config_: dict[str, Setting]
 
     _saved: ClassVar[Mapping[str, Saved]] = {
         "classes_": Saved("labels"),
@@ -100,11 +143,16 @@ class BaseCLIPClassifier(
         "logit_bias_": Saved("number"),
         "n_parameters_": Saved("number"),
         "backbone_fingerprint_": Saved("text"),
+        "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
 
     @abstractmethod
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
+
+    def _learnt(self) -> Mapping[str, NDArray]:
+        """Return the numbers that `_adapted_model` is made with beside the backbone's."""
+        return {}
 
     def decision_function(self, X: Images) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
@@ -151,6 +199,7 @@ class BaseCLIPClassifier(
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
+    @explained_out_of_memory()
     def transform(self, X: Images) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
@@ -167,6 +216,7 @@ class BaseCLIPClassifier(
         items, backbone, model = self._ready(X)
         return self._embed(model, backbone, items)
 
+    @explained_out_of_memory()
     def with_classes(
         self,
         classes: Sequence[str] | Mapping[Any, str | Sequence[str]],
@@ -222,6 +272,7 @@ class BaseCLIPClassifier(
         )
         return other
 
+    @explained_out_of_memory()
     def merged_model(self) -> nn.Module:
         """Build a plain open_clip model with the adapted weights, to deploy without this package.
 
@@ -264,6 +315,10 @@ class BaseCLIPClassifier(
         check_is_fitted(self)
         write_adapter(self, Path(path))
 
+    @property
+    def _n_features_out(self) -> int:
+        return self.text_features_.shape[1]
+
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
@@ -303,6 +358,7 @@ class BaseCLIPClassifier(
         with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
             return encode_exactly(model, prompts).cpu().numpy()
 
+    @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
         items, backbone, model = self._ready(X)
         text_features = torch.from_numpy(self.text_features_).to(backbone.device)
@@ -326,13 +382,7 @@ class BaseCLIPClassifier(
         return items, *self._frozen_and_adapted()
 
     def _checked_model(self, backbone: Backbone) -> nn.Module:
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                f"model_name={self.model_name!r}, pretrained={self.pretrained!r} are not the "
-                "weights that this classifier was fitted on (fingerprint "
-                f"{backbone.fingerprint[:12]}, fitted on {self.backbone_fingerprint_[:12]}). Use "
-                "the same weights, or fit again."
-            )
+        self._check_backbone(backbone)
         return self._adapted_model(backbone)
 
 
@@ -347,6 +397,11 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
         The frozen weights are not those that it was fitted on.
     """
     return clf._frozen_and_adapted()
+
+
+def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
+    """Return a text that tells what a fitted classifier has learnt from another fit's numbers."""
+    return state_digest(clf._learnt())
 
 
 def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:

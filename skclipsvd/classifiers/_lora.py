@@ -71,8 +71,10 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         How it went.
     validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
-    n_parameters_tuned_, n_parameters_, backbone_fingerprint_ : see `CLIPSVDClassifier`
-        What was tuned, and of which model.
+    n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
+        How much was tuned, and of how much.
+    backbone_fingerprint_, backbone_config_ : see `CLIPSVDClassifier`
+        Of which model.
 
     References
     ----------

@@ -30,7 +30,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         A name of `open_clip.list_models`, ``"local-dir:PATH"``, ``"hf-hub:ID"``, or ``"tiny"``,
         the small model that comes with this package and needs no download.
     pretrained : str or None, default="openai"
-        A tag of `open_clip.list_pretrained` or the path of a checkpoint file. ``"tiny"``,
+        A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"`` for
+        a file that is used with the tag's activation and pre-processing. ``"tiny"``,
         ``"local-dir:"`` and ``"hf-hub:"`` bring their own weights and do not look at it. None
         starts from random weights (the same in every process), with a warning.
     templates : str or list of str, default="a photo of a {}."
@@ -130,6 +131,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     References
     ----------

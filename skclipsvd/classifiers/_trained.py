@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, autocast, choose_dtype, unit_image_features
 from ..images import (
     Decoded,
@@ -104,6 +105,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(
         self,
         X: Images,
@@ -270,11 +272,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if state is None:
             return self._started(backbone, targets, rng)
         self._check_resumable(state)
-        if backbone.fingerprint != self.backbone_fingerprint_:
-            raise ValueError(
-                "warm_start=True, but the weights are not those of the last fit. Use the same "
-                "model_name and pretrained, or warm_start=False."
-            )
+        try:
+            self._check_backbone(backbone)
+        except ValueError as error:
+            raise ValueError(f"warm_start=True, but {error} Or use warm_start=False.") from None
         if {target.name for target in targets} != _owners(state):
             raise ValueError(
                 "warm_start=True, but towers, matrices or layers choose other matrices than those "
@@ -337,6 +338,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "n_parameters_tuned_": sum(p.numel() for p in adaptation.parameters()),
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
+            "backbone_config_": dict(backbone.config),
         }
 
     def _check_finite(
@@ -357,8 +359,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 "precision='fp32'. The estimator is as it was before."
             )
 
+    def _learnt(self) -> Mapping[str, NDArray]:
+        return getattr(self, self._state_attribute)
+
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
-        state = getattr(self, self._state_attribute)
+        state = self._learnt()
 
         def restored() -> Adaptation:
             owners = _owners(state)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from torch import nn
 
+from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
 from ..validation import fit_context
@@ -54,6 +55,9 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         How many numbers the frozen backbone has.
     backbone_fingerprint_ : str
         SHA-256 of the frozen weights.
+    backbone_config_ : dict of str to plain value
+        What the frozen model is beside its weights, compared as they are: pre-processing of images
+        and texts, activation, attention heads, pooling.
 
     Examples
     --------
@@ -94,6 +98,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.n_jobs = n_jobs
 
     @fit_context(prefer_skip_nested_validation=True)
+    @explained_out_of_memory()
     def fit(self, X: Images | None, y: ArrayLike) -> Self:
         """Learn which classes there are.
 
@@ -128,6 +133,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,
                 "backbone_fingerprint_": backbone.fingerprint,
+                "backbone_config_": dict(backbone.config),
             }
         )
         return self

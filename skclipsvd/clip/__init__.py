@@ -3,6 +3,7 @@
 from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
 from .devices import autocast, choose_device, choose_dtype
 from .embedding import embed, unit_image_features
+from .identity import Setting
 from .prompts import ClassNames, Prompts, build_prompts, class_texts, encode_exactly
 from .weights import build_structure
 
@@ -10,6 +11,7 @@ __all__ = [
     "Backbone",
     "ClassNames",
     "Prompts",
+    "Setting",
     "autocast",
     "backbone_in_memory",
     "build_prompts",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from open_clip.transform import PreprocessCfg
-from open_clip.transformer import (
-    QuickGELU,
-)
 from torch import nn
 
 from ..caching.process import BACKBONES
+from .identity import Setting, config_of, differences, has_quick_gelu
 from .skeleton import structural_copy
 from .towers import CLIPModel
 from .weights import Tokenize, build_model, source_of
@@ -33,7 +33,8 @@ class Backbone:
     preprocess : open_clip.transform.PreprocessCfg
         Image size, mean, standard deviation, interpolation and resize mode.
     fingerprint : str
-        SHA-256 of the weights' names, shapes and float32 values; equal on every device.
+        SHA-256 of the weights' names, shapes and float32 values, and of QuickGELU where it is the
+        activation; equal on every device.
     device : torch.device
         Where `model` lies.
     """
@@ -60,6 +61,45 @@ class Backbone:
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach().item())
 
+    @cached_property
+    def config(self) -> dict[str, Setting]:
+        """What the model is beside its weights: pre-processing, activation, heads, pooling, ..."""
+        return config_of(self.model, self.tokenize, self.preprocess)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the weights and of everything beside them; equal on every device."""
+        return hashlib.sha256(
+            f"{self.fingerprint}{sorted(self.config.items())}".encode()
+        ).hexdigest()
+
+    def differences(
+        self, fingerprint: str, config: Mapping[str, Setting]
+    ) -> tuple[bool, list[str]]:
+        """Compare with the fingerprint and the config of the model that was fitted on.
+
+        Parameters
+        ----------
+        fingerprint : str
+        config : mapping of str to plain value
+            What it does not say, as in files of 0.1.0, is not compared.
+
+        Returns
+        -------
+        same_weights : bool
+        others : list of str
+            What else differs, with both values.
+        """
+        others = differences(config, self.config)
+        if fingerprint == self.fingerprint:
+            return True, others
+        quick = has_quick_gelu(self.model)
+        same = fingerprint == _fingerprint(self.model, quick_gelu=not quick)
+        if same and "activation" not in config:
+            kinds = ("quick_gelu", "gelu") if quick else ("gelu", "quick_gelu")
+            others.append(f"activation is {kinds[0]!r} (fitted with {kinds[1]!r})")
+        return same, others
+
     def skeleton(self) -> CLIPModel:
         """Copy the structure and share every tensor, so that a tensor can be replaced in private.
 
@@ -77,9 +117,10 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     model_name : str
         ``"tiny"``, a name of `open_clip.list_models`, ``"local-dir:PATH"`` or ``"hf-hub:ID"``.
     pretrained : str or None
-        A tag of `open_clip.list_pretrained` or the path of a checkpoint file. Names that carry
-        their own weights (``"tiny"``, ``"local-dir:"``, ``"hf-hub:"``) do not look at it. None
-        asks for random weights, drawn from a fixed seed.
+        A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"``: the
+        file's weights with the activation and pre-processing of the tag. Names that carry their own
+        weights (``"tiny"``, ``"local-dir:"``, ``"hf-hub:"``) do not look at it. None asks for
+        random weights, drawn from a fixed seed.
     device : torch.device
         Where the model is wanted.
 
@@ -108,7 +149,13 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
         )
         return backbone, _nbytes(model)
 
-    on_cpu = BACKBONES.get_or_make((source, "cpu"), make_on_cpu)
+    try:
+        on_cpu = BACKBONES.get_or_make((source, "cpu"), make_on_cpu)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        if error.__cause__ is not None:  # not all of it is told
+            raise
+        # The frames of this package say nothing about a name or a file that is wrong.
+        raise error.with_traceback(None) from None
     if device.type == "cpu":
         return on_cpu
 
@@ -144,12 +191,16 @@ def fingerprint(model: nn.Module) -> str:
     The activation is hashed too where it is QuickGELU: the same weights with GELU are another
     model, and no weight tells them apart.
     """
+    return _fingerprint(model, quick_gelu=has_quick_gelu(model))
+
+
+def _fingerprint(model: nn.Module, *, quick_gelu: bool) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(values.shape)}".encode())
         digest.update(values.numpy().data)
-    if any(isinstance(module, QuickGELU) for module in model.modules()):
+    if quick_gelu:
         digest.update(b"quick_gelu")
     return digest.hexdigest()
 

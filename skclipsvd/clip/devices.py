@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..caching.memory import is_out_of_memory
+
 
 def choose_device(device: str) -> torch.device:
     """Resolve the parameter `device`.
@@ -24,12 +26,16 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        reason = "it holds shapes, no numbers" if chosen.type == "meta" else ""
         torch.empty(0, device=chosen)
+    except NotImplementedError:  # torch's own words are a list of its kernels
+        reason = f"this machine, or this build of torch, has no {chosen.type!r} device"
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or "
-            "'cpu'."
-        ) from error
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise ValueError(f"device={device!r} cannot be used here ({reason}); use 'auto' or 'cpu'.")
     return chosen
 
 

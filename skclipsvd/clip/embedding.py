@@ -11,6 +11,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..caching.memory import explained_out_of_memory
 from ..images import Item, iterate, normalise
 from .devices import autocast
 from .towers import CLIPModel
@@ -18,6 +19,7 @@ from .towers import CLIPModel
 # Matrix products take another path for a few rows than for many, and round differently. Whole
 # multiples of this many images give every image the same bits wherever it stands.
 _MULTIPLE = 8
+_ADVICE = "Lower batch_size, call skclipsvd.clear_caches(), or choose a smaller model."
 
 
 def unit_image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
@@ -34,7 +36,7 @@ def embed(
     dtype: torch.dtype,
     batch_size: int,
     n_threads: int,
-    head: Callable[[Tensor], Tensor] = lambda features: features,
+    head: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Embed images batch by batch, in memory that does not grow with their number.
 
@@ -49,7 +51,8 @@ def embed(
     device, dtype, batch_size, n_threads
         Where and how.
     head : callable, optional
-        What to keep of a batch's float32 unit vectors of shape (batch, n_features).
+        What to keep of a batch's float32 unit vectors of shape (batch, n_features). By default
+        all.
 
     Returns
     -------
@@ -62,11 +65,11 @@ def embed(
     for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
         n = len(batch)
         padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
-        with torch.inference_mode():
+        with explained_out_of_memory(_ADVICE), torch.inference_mode():
             with autocast(device, dtype):
                 pixels = normalise(torch.cat([batch, padding]), preprocess, device)
                 features = unit_image_features(model, pixels)
-            answers = head(features)[:n].cpu().numpy()
+            answers = (features if head is None else head(features))[:n].cpu().numpy()
         if kept is None:
             kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
         kept[done : done + n] = answers

@@ -252,15 +252,21 @@ def check_model_config(model_cfg: Mapping[str, Any], file: Path) -> None:
 
 def check_transformers_config(file: Path) -> None:
     """Refuse a Hugging Face configuration that names code, or an architecture that is unknown."""
+    config = check_names_no_code(file)
+    kind = config.get("model_type")
+    if file.name == "config.json" and kind is not None and kind not in list(arch_dict):
+        raise _refused(file, f"'model_type' must be one of {', '.join(arch_dict)}, not {kind!r}")
+
+
+def check_names_no_code(file: Path) -> dict[str, Any]:
+    """Read a Hugging Face configuration, and refuse it where it names code."""
     config = _read_json(file)
     for path, key, value in _walk(config):
         if key in _NAMES_CODE or ("_implementation" in key and value is not None):
             raise _refused(
                 file, f"{path!r} is not allowed: with it transformers can run a stranger's code"
             )
-    kind = config.get("model_type")
-    if file.name == "config.json" and kind is not None and kind not in list(arch_dict):
-        raise _refused(file, f"'model_type' must be one of {', '.join(arch_dict)}, not {kind!r}")
+    return config
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:

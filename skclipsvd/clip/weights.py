@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import json
-import logging
 import os
-import socket
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import open_clip
@@ -20,26 +20,56 @@ import torch
 from open_clip import factory
 from open_clip.model import CLIP, set_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
-from .local_config import check_transformers_config, read_config
+from .hub import Repository, UnavailableError, causes, quiet, split_revision
+from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
+from .tags import (
+    Source,
+    clean_name,
+    settings,
+    source_named,
+    tag_of_copy,
+    tags_of_repository,
+    warn_of_tags,
+)
 from .towers import CLIPModel
 
 Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
-_HUB_SECONDS = 10
+_NO_MEMORY = r"not enough memory|(can't|cannot) allocate memory|out of memory"
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
 # Beyond what users of this library can run; against sizes that are made to exhaust the memory.
 _MAX_MODEL_BYTES = 32 * 2**30
+# What OpenAI's archives hold beside weights.
+_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
+_CONFIG = "open_clip_config.json"
+# What transformers' tokenisers are made of; a repository has a few of them. Never its code.
+_TOKENISER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 _THREE_WAYS = (
     "Three ways to provide weights: (1) on a machine that reaches the internet, run the same line "
     "once, so that they are kept in the Hugging Face cache (copy that folder, or set HF_HOME); "
-    "(2) pretrained='/path/to/weights.safetensors' with a checkpoint of this architecture; "
+    "(2) pretrained='TAG:/path/to/weights.safetensors' with a copy of the tag's file, or "
+    "'/path/to/weights.safetensors' with other weights of this architecture; "
     "(3) model_name='local-dir:/path/to/folder' with open_clip_config.json and the weights. "
     "To try the library without any download use model_name='tiny'."
 )
@@ -60,24 +90,135 @@ def build_structure(model_name: str) -> nn.Module:
     if model_name == "tiny":
         with torch.device("meta"):
             return CLIP(**_tiny_config()["model_cfg"])
+    with _fetching(model_name, None):
+        found = _find(model_name, None)
+        return _on_meta(found, _text_tower(found), model_name)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model whose configuration lies on this disk and was checked.
+
+    Attributes
+    ----------
+    name : str
+        What open_clip is asked for: a name that it knows, or ``"local-dir:FOLDER"``.
+    model_cfg : dict
+        The checked configuration.
+    folder : Path or None
+        Where it came from; None for a name that open_clip knows.
+    repository : Repository or None
+        Of the hub, where it came from there.
+    """
+
+    name: str
+    model_cfg: dict[str, Any]
+    folder: Path | None = None
+    repository: Repository | None = None
+
+    @property
+    def pinned(self) -> Repository | None:
+        """The repository, where the user named one state of it."""
+        pinned = self.repository is not None and self.repository.is_pinned
+        return self.repository if pinned else None
+
+
+def _find(model_name: str, pretrained: str | None) -> _Found:
+    """Find a model's configuration; what a folder or a repository says is checked first."""
     schema, identifier = factory.parse_model_name(model_name)
     if schema is None:
-        _check_names(model_name, None)
-    elif schema == "local-dir":
-        _check_local_dir(identifier, None)
-    if schema is not None:
-        _read_foreign_config(schema, identifier)
-    return _on_meta(model_name)
+        _check_names(model_name, pretrained)
+        return _Found(clean_name(model_name), factory.get_model_config(clean_name(model_name)))
+    if schema == "local-dir":
+        _check_local_dir(identifier, pretrained)
+        folder = Path(identifier)
+        return _Found(model_name, read_config(folder / _CONFIG, folder)["model_cfg"], folder)
+    name, revision = split_revision(identifier)
+    repository = Repository(name, revision)
+    file = repository.file(_CONFIG)
+    config = read_config(file, None)
+    return _Found(f"local-dir:{file.parent}", config["model_cfg"], file.parent, repository)
 
 
-def _on_meta(model_name: str) -> nn.Module:
+def _on_meta(found: _Found, options: dict[str, Any], model_name: str) -> nn.Module:
+    with _building(model_name, None), torch.device("meta"):
+        return open_clip.create_model(
+            found.name, load_weights=False, pretrained_text=False, device="meta", **options
+        )
+
+
+def _text_tower(found: _Found) -> dict[str, Any]:
+    """Let a Hugging Face text tower be built from a checked file, with no word to the hub."""
+    text = found.model_cfg["text_cfg"]
+    name = text.get("hf_model_name")
+    if not name:
+        return {}
+    _need_transformers()
+    if found.repository is None and found.folder is not None and Path(name).exists():
+        return {}
+    if found.pinned is not None and name != found.pinned.name:
+        raise ValueError(_unpinned("the configuration of its text tower", name))
+    file = _repository(name, found).file("config.json")
+    check_transformers_config(file)
+    return {"text_cfg": {**text, "hf_model_name": str(file.parent), "hf_model_pretrained": False}}
+
+
+def _tokeniser(found: _Found, folder: Path | None) -> Tokenize:
+    """Build a tokeniser from checked files; whatever they say, none of their code is run."""
+    if folder is None:
+        return open_clip.get_tokenizer(found.name)
+    text = found.model_cfg["text_cfg"]
+    return HFTokenizer(
+        str(folder),
+        context_length=text.get("context_length", 77),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **{**text.get("tokenizer_kwargs", {}), "trust_remote_code": False},
+    )
+
+
+def _tokeniser_folder(found: _Found) -> Path | None:
+    """Find the files of a Hugging Face tokeniser and check them; None for open_clip's own."""
+    name = found.model_cfg["text_cfg"].get("hf_tokenizer_name")
+    if not name:
+        return None
+    _need_transformers()
+    if found.folder is not None and found.repository is None:
+        return found.folder  # wherever the files came from, they are here
+    repository = _repository(name, found)
+    if found.pinned is not None and name != found.pinned.name:
+        repository = found.pinned
+        if repository.find(_TOKENISER_FILES[0]) is None:
+            raise ValueError(_unpinned("its tokeniser", name))
+    files = [file for file in map(repository.find, _TOKENISER_FILES) if file is not None]
+    if not files:
+        raise UnavailableError(f"hf-hub:{repository.name} has no tokeniser.")
+    for file in files:
+        if file.name in ("config.json", "tokenizer_config.json"):
+            check_names_no_code(file)
+    return files[0].parent
+
+
+def _repository(name: str, found: _Found) -> Repository:
+    if found.repository is not None and found.repository.name == name:
+        return found.repository
+    return Repository(name)
+
+
+def _unpinned(what: str, name: str) -> str:
+    return (
+        f"a revision is named, but {what} comes from another repository, {name!r}, which it does "
+        "not pin. Leave the revision out, or use a copy of everything as 'local-dir:PATH'."
+    )
+
+
+def _need_transformers() -> None:
     try:
-        with _quiet_open_clip(), _fixed_seed(), torch.device("meta"):
-            return open_clip.create_model(
-                model_name, load_weights=False, pretrained_text=False, device="meta"
-            )
-    except Exception as error:
-        raise _explain(error, model_name, None) from error
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "the text tower or its tokeniser is a Hugging Face model; install transformers with "
+            f"`pip install 'skclipsvd[hf]'` ({error})."
+        ) from error
 
 
 def source_of(model_name: str, pretrained: str | None) -> tuple:
@@ -90,8 +231,9 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
         stamps = tuple((p.name, *stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
-    if pretrained is not None and os.path.isfile(pretrained):
-        return (model_name, os.path.abspath(pretrained), *stamp(os.stat(pretrained)))
+    tag, path = source_named(model_name, pretrained)
+    if path is not None and os.path.isfile(path):
+        return (model_name, tag, os.path.abspath(path), *stamp(os.stat(path)))
     return (model_name, pretrained)
 
 
@@ -99,20 +241,25 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tok
     """Build a model with its weights on the CPU, and its tokeniser; errors as `load_backbone`."""
     if model_name == "tiny":
         return _build_tiny()
-    schema, identifier = factory.parse_model_name(model_name)
-    if schema is None:
-        _check_names(model_name, pretrained)
-    elif schema == "local-dir":
-        _check_local_dir(identifier, pretrained)
-    if schema == "hf-hub" or (schema is None and _is_tag(model_name, pretrained)):
-        _check_reachable(model_name, pretrained)
-    tokenizer_kwargs = {}
-    if schema is not None:
-        config = _read_foreign_config(schema, identifier)
-        _check_size(_on_meta(model_name), model_name)
-        if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
-            tokenizer_kwargs = {"trust_remote_code": False}  # wins over what the file says
-    wants_random = pretrained is None and not _carries_weights(schema, identifier)
+    with _fetching(model_name, pretrained):
+        return _build(_find(model_name, pretrained), model_name, pretrained)
+
+
+def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tokenize]:
+    options, tokeniser_folder = _text_tower(found), _tokeniser_folder(found)
+    source, path = Source(None, None), None
+    if found.folder is not None:  # a folder and a repository bring their own weights
+        _check_size(_on_meta(found, options, model_name), model_name)
+    else:
+        source = _settled(found.name, pretrained)
+        path = source.path
+    if found.repository is not None:
+        found.repository.first(_weight_files(""))
+    elif path is None and source.tag is not None:
+        name, filename = os.path.split(get_pretrained_cfg(found.name, source.tag)["hf_hub"])
+        path = str(Repository(name).first(_weight_files(filename)))
+    stated = {} if source.tag is None else settings(found.name, source.tag)
+    wants_random = path is None and not _holds_weights(found)
     if wants_random:
         warnings.warn(
             f"pretrained=None: {model_name!r} starts from random weights (seed {_RANDOM_SEED}) and "
@@ -120,45 +267,40 @@ def build_model(model_name: str, pretrained: str | None) -> tuple[CLIPModel, Tok
             UserWarning,
             stacklevel=2,
         )
-    try:
-        with _quiet_open_clip(), _fixed_seed():
-            model = open_clip.create_model(
-                model_name,
-                pretrained=pretrained if schema is None else None,
-                force_quick_gelu=_tag_wants_quick_gelu(model_name, pretrained),
-                pretrained_text=False,
-                require_pretrained=not wants_random,
-                weights_only=True,
-            )
-            tokenize = open_clip.get_tokenizer(model_name, **tokenizer_kwargs)
-    except Exception as error:
-        raise _explain(error, model_name, pretrained) from error
+    with _building(model_name, pretrained):
+        model = open_clip.create_model(
+            found.name,
+            pretrained=path,
+            # open_clip 3 only warns where the weights were trained with QuickGELU and the
+            # configuration has another activation, and then computes something else. Of a file
+            # it knows neither activation nor pre-processing.
+            force_quick_gelu=stated.pop("quick_gelu", False),
+            force_preprocess_cfg=stated,
+            pretrained_text=False,
+            require_pretrained=not wants_random,
+            weights_only=True,
+            **options,
+        )
+        tokenize = _tokeniser(found, tokeniser_folder)
+    if source.path is not None and source.tag is None:
+        warn_of_tags(found.name, source.path)
     return model, tokenize
 
 
-def _read_foreign_config(schema: str, identifier: str) -> dict[str, Any]:
-    """Check what a folder or a repository says about its model before any of it is believed."""
-    if schema == "local-dir":
-        folder = Path(identifier)
-        config = read_config(folder / "open_clip_config.json", folder)
-    else:
-        config = read_config(_of_hub(identifier, "open_clip_config.json"), None)
-    name = config["model_cfg"]["text_cfg"].get("hf_model_name")
-    if name and not Path(name).exists():
-        check_transformers_config(_of_hub(name, "config.json"))
-    return config
+def _settled(model_name: str, pretrained: str | None) -> Source:
+    """Return where the weights come from; of a file also the tag whose settings it is used with."""
+    source = source_named(model_name, pretrained)
+    if source.path is None or source.tag is not None:
+        return source
+    return Source(tag_of_copy(model_name, source.path), source.path)
 
 
-def _of_hub(repository: str, filename: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, filename, etag_timeout=_HUB_SECONDS))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"model_name='hf-hub:{repository}': {filename} cannot be had from the hub "
-            f"({str(error).splitlines()[0]}). {_THREE_WAYS}"
-        ) from error
+def _weight_files(filename: str) -> list[str]:
+    """Name the files that may hold a repository's weights, the safe format first."""
+    if filename in ("", "open_clip_pytorch_model.bin"):
+        return ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    stem, kind = os.path.splitext(filename)
+    return [f"{stem}.safetensors", filename] if kind in (".bin", ".pth") else [filename]
 
 
 def _check_size(structure: nn.Module, model_name: str) -> None:
@@ -170,7 +312,7 @@ def _check_size(structure: nn.Module, model_name: str) -> None:
         )
 
 
-def _build_tiny() -> tuple[nn.Module, Any]:
+def _build_tiny() -> tuple[CLIPModel, Tokenize]:
     """Build the embedded model; token rows that its training never touched are drawn, not kept."""
     config = _tiny_config()
     with _fixed_seed():
@@ -192,57 +334,75 @@ def _tiny_config() -> dict[str, Any]:
     return json.loads(_TINY.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def _is_tag(model_name: str, pretrained: str | None) -> bool:
-    return pretrained is not None and bool(get_pretrained_cfg(_clean(model_name), pretrained))
+def _holds_weights(found: _Found) -> bool:
+    return found.folder is not None and _checkpoint_in(found.folder) is not None
 
 
-def _clean(model_name: str) -> str:
-    return model_name.replace("/", "-")
-
-
-def _tag_wants_quick_gelu(model_name: str, pretrained: str | None) -> bool:
-    """Whether the tag's weights were trained with QuickGELU.
-
-    open_clip 3 only warns when the configuration has another activation, and then computes
-    something else than the published model.
-    """
-    return _is_tag(model_name, pretrained) and bool(
-        get_pretrained_cfg(_clean(model_name), pretrained).get("quick_gelu", False)
-    )
-
-
-def _carries_weights(schema: str | None, identifier: str) -> bool:
-    if schema == "local-dir":
+def _checkpoint_in(folder: Path) -> str | None:
+    with quiet():
         # Private: only open_clip knows which of a folder's files it will load.
-        return factory._find_checkpoint_in_dir(Path(identifier)) is not None
-    return schema == "hf-hub"
+        return factory._find_checkpoint_in_dir(folder)
 
 
 def _check_names(model_name: str, pretrained: str | None) -> None:
-    if _clean(model_name) not in open_clip.list_models():
+    if clean_name(model_name) not in open_clip.list_models():
         known = ["tiny", *open_clip.list_models()]
-        near = difflib.get_close_matches(model_name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(clean_name(model_name), known, n=3, cutoff=0.4)
         raise ValueError(
             f"model_name={model_name!r} is not known to open_clip {open_clip.__version__}; "
-            f"{_did_you_mean(near)}see open_clip.list_models(), or use 'local-dir:PATH' or "
-            "'hf-hub:ID'."
+            f"{_instead_of(model_name, near)}see open_clip.list_models(), or use 'local-dir:PATH' "
+            "or 'hf-hub:ID'."
         )
-    if pretrained is None or _is_tag(model_name, pretrained) or os.path.isfile(pretrained):
+    tag, path = source_named(model_name, pretrained)
+    if pretrained is None or (path is None and tag is not None):
         return
-    if os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
+    if path is not None and os.path.isfile(path):
+        return
+    before, _, after = pretrained.partition(":")
+    if path is None and os.path.isfile(after):
+        raise ValueError(
+            f"pretrained={pretrained!r}: {before!r} is no tag of {model_name!r}, whose tags are "
+            f"{_tags(model_name)}. Write TAG:PATH, or the path alone."
+        )
+    if path or os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
         raise FileNotFoundError(f"pretrained={pretrained!r}: there is no such file. {_THREE_WAYS}")
-    tags = list_pretrained_tags_by_model(_clean(model_name))
     raise ValueError(
         f"pretrained={pretrained!r} is neither a file nor a tag of {model_name!r}, whose tags are "
-        f"{', '.join(tags) or 'none'}."
+        f"{_tags(model_name)}."
     )
 
 
-_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
+def _tags(model_name: str) -> str:
+    return ", ".join(list_pretrained_tags_by_model(clean_name(model_name))) or "none"
 
 
 def _did_you_mean(near: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
+
+
+def _instead_of(model_name: str, near: list[str]) -> str:
+    """Say what to write instead of the name of a repository of the hub, or of a misspelt one."""
+    told = _as_tag(model_name)
+    misspelt = difflib.get_close_matches(clean_name(model_name), near, cutoff=0.8)
+    if not told and ("/" not in model_name or misspelt):
+        return _did_you_mean(near)
+    told = told or (
+        f"this looks like a repository of the hub: model_name='hf-hub:{model_name}' takes one that "
+        "has open_clip_config.json. "
+    )
+    return f"{told}Else "
+
+
+def _in_place_of(repository: str) -> str:
+    """Name a tag instead of a repository that has no open_clip_config.json."""
+    return _as_tag(repository) if repository.startswith("openai/") else ""
+
+
+def _as_tag(repository: str) -> str:
+    """Name open_clip's tag of a repository's weights, where it has one."""
+    tags = tags_of_repository(repository)
+    named = " or ".join(f"model_name={name!r}, pretrained={tag!r}" for name, tag in tags)
+    return f"open_clip has the weights of {repository!r} as {named}. " if named else ""
 
 
 def _check_local_dir(identifier: str, pretrained: str | None) -> None:
@@ -253,90 +413,89 @@ def _check_local_dir(identifier: str, pretrained: str | None) -> None:
             "there. The folder needs it (with 'model_cfg' and 'preprocess_cfg') and the weights, "
             "as open_clip.push_to_hf_hub writes them."
         )
-    if pretrained is not None and not _carries_weights("local-dir", identifier):
+    if pretrained is not None and _checkpoint_in(folder) is None:
         raise FileNotFoundError(
             f"model_name='local-dir:{identifier}': no weights (*.safetensors, *.bin, *.pth) beside "
             f"open_clip_config.json. {_THREE_WAYS}"
         )
 
 
-def _check_reachable(model_name: str, pretrained: str | None) -> None:
-    """Say at once that weights cannot be had: the hub's client retries for a minute first."""
-    repository, filename = _hub_location(model_name, pretrained)
-    if repository is None or _is_cached(repository, filename) or _hub_answers():
-        return
-    raise FileNotFoundError(
-        f"model_name={model_name!r}, pretrained={pretrained!r}: the weights (hf-hub:{repository}) "
-        f"are not in the Hugging Face cache, and {_hub_host()} cannot be reached from here. "
-        f"{_THREE_WAYS}"
-    )
-
-
-def _hub_location(model_name: str, pretrained: str | None) -> tuple[str | None, str]:
-    schema, identifier = factory.parse_model_name(model_name)
-    if schema == "hf-hub":
-        return identifier, ""
-    entry = get_pretrained_cfg(_clean(model_name), pretrained).get("hf_hub", "")
-    repository, filename = os.path.split(entry)
-    return repository or None, filename
-
-
-def _is_cached(repository: str, filename: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    usual = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    names = (filename,) if filename else usual
-    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
-
-
-def _hub_host() -> str:
-    return urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
-
-
-def _hub_answers() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True  # only the proxy can tell
-    try:
-        socket.create_connection((_hub_host(), 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _explain(error: Exception, model_name: str, pretrained: str | None) -> Exception:
+@contextlib.contextmanager
+def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
+    """Say which model it was that could not be had, or had no room."""
     asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
-    text = str(error)
-    if "transformers" in text:
-        return ImportError(
-            f"{asked}: the text tower is a Hugging Face model; install it with "
-            "`pip install 'skclipsvd[hf]'`."
-        )
-    if isinstance(error, FileNotFoundError) or "download" in text or "hf-hub" in text.lower():
-        return FileNotFoundError(f"{asked}: {text.splitlines()[0]} {_THREE_WAYS}")
-    if "TorchScript" in text:
-        return ValueError(
-            f"{asked}: this file is a TorchScript archive, which is a program and is not run here. "
-            "Save its state_dict (torch.save(torch.jit.load(path).state_dict(), new_path)) on a "
-            "machine where you trust it."
-        )
-    reason = " ".join(text.split())[:400] or type(error).__name__
-    return ValueError(
-        f"{asked}: the checkpoint or configuration is damaged, not made of plain weights, or of "
-        f"another architecture ({reason})."
-    )
+    try:
+        yield
+    except UnavailableError as error:
+        instead = _in_place_of(model_name.removeprefix("hf-hub:"))
+        raise FileNotFoundError(f"{asked}: {error} {instead}{_THREE_WAYS}") from None
+    except ImportError as error:
+        raise ImportError(f"{asked}: {error}") from None
+    except Exception as error:
+        if not _ran_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"{asked}: memory ran out while the model was loaded. Free some (close other programs, "
+            "skclipsvd.clear_caches()), or choose a smaller model; its weights are not at fault."
+        ) from error
 
 
 @contextlib.contextmanager
-def _quiet_open_clip() -> Iterator[None]:
-    """Keep open_clip's and the hub's running commentary off the user's screen."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
+    """Let open_clip build in silence from a fixed seed; say what is wrong with the files."""
     try:
-        yield
-    finally:
-        logging.disable(previous)
+        with quiet(), _fixed_seed():
+            yield
+    except Exception as error:
+        if _ran_out_of_memory(error):
+            raise
+        asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
+        text = str(error)
+        if "TorchScript" in text or all(name in text for name in _BOOKKEEPING):
+            raise ValueError(_of_torchscript(asked, model_name, pretrained, text)) from None
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise ValueError(
+            f"{asked}: the checkpoint or configuration is damaged, not made of plain weights, or "
+            f"of another architecture ({reason})."
+        ) from error
+
+
+def _of_torchscript(asked: str, model_name: str, pretrained: str | None, text: str) -> str:
+    """Say how to get plain weights out of an archive, or rid of what came out of it with them."""
+    old = _checkpoint_file(model_name, pretrained)
+    new = old.with_name(f"{old.stem}-weights.pt")
+    if "TorchScript" in text:
+        what = "is a TorchScript archive, which is a program and is not run here"
+        read = f"torch.jit.load({str(old)!r}, map_location='cpu').state_dict()"
+    else:
+        what = "holds three numbers of a TorchScript archive beside the weights"
+        read = f"torch.load({str(old)!r}, map_location='cpu')"
+    return (
+        f"{asked}: this file {what}. Take the weights out, once, on a machine where you trust it: "
+        f"`import torch; state = {read}; torch.save({{k: v for k, v in state.items() if k not in "
+        f"{_BOOKKEEPING}}}, {str(new)!r})`. Then pass the new file; for OpenAI's weights as "
+        "pretrained='openai:PATH', which has their activation."
+    )
+
+
+def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
+    """Return the file that open_clip reads for a model; some name where that is not known."""
+    schema, identifier = factory.parse_model_name(model_name)
+    if schema == "local-dir":
+        return Path(_checkpoint_in(Path(identifier)) or identifier)
+    path = source_named(model_name, pretrained).path if schema is None else None
+    return Path(path or "archive.pt")
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: by Python, the system, torch on the CPU or a GPU."""
+    return any(
+        isinstance(cause, MemoryError)
+        or getattr(cause, "errno", None) == errno.ENOMEM
+        # torch has no class for it that all of its versions and devices share
+        or (isinstance(cause, RuntimeError) and re.search(_NO_MEMORY, str(cause), re.IGNORECASE))
+        for cause in causes(error)
+    )
 
 
 def _fixed_seed() -> contextlib.AbstractContextManager[None]:

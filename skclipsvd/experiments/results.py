@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,9 +121,14 @@ class Results:
             new = _new_rows(rows, _parse(content, self.path))  # before anything is cut off
             complete = content.rfind(b"\n") + 1
             file.truncate(complete)
-            file.write((b"" if complete else _line(COLUMNS)) + b"".join(map(_line_of, new)))
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write((b"" if complete else _line(COLUMNS)) + b"".join(map(_line_of, new)))
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:  # a full disk, an interrupt: all of the rows or none
+                with suppress(OSError):
+                    file.truncate(complete)
+                raise
 
 
 def key(row: Mapping[str, Any]) -> tuple:

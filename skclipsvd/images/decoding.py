@@ -147,7 +147,11 @@ def _attempt_all(
     # In threads even where it is one: handlers of signals run in the main thread only, so that
     # what is caught here was raised by a decoder.
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
-        return list(pool.map(attempt, items, statuses))
+        try:
+            return list(pool.map(attempt, items, statuses))
+        except BaseException:  # an interrupt need not wait for the other images
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:

@@ -23,10 +23,15 @@ def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]
     file = _file(key)
     if file is None:
         return None
+    if not file.is_file():  # a pipe would be waited for
+        return None
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+        kept_for = str(arrays.pop("key"))
     except Exception:  # bytes that were changed make zipfile, zlib and numpy raise anything
+        return None
+    if kept_for != file.stem:  # another image's, under this one's name
         return None
     if arrays.keys() != {"view", "source"} or arrays["view"].shape != view_shape:
         return None
@@ -43,7 +48,7 @@ def write(key: tuple, *, view: NDArray[np.uint8], source: NDArray[np.uint8]) -> 
         return
     try:
         with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, view=view, source=source)
+            np.savez(stream, key=np.array(file.stem), view=view, source=source)
     except OSError:
         return
 

@@ -9,6 +9,7 @@ import threading
 import warnings
 from functools import cache
 from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -87,26 +88,45 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
         with _LOCKS[id(item) // 64 % len(_LOCKS)]:
             item.load()
             return _to_rgb(_upright(item).copy())
+    with BytesIO(item) if isinstance(item, bytes) else open(item, "rb", opener=_look_again) as file:
+        return _open_file(file, enough)
+
+
+def _look_again(path: str, flags: int) -> int:
+    """Open a file that may no longer be what it was when it was looked at.
+
+    Without waiting, because a pipe's other end may never come.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if reason := unfit(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise ValueError(reason)
+    return descriptor
+
+
+def _open_file(file: BinaryIO, enough: int | None) -> Image.Image:
     try:
-        return _open_file(BytesIO(item) if isinstance(item, bytes) else item, enough)
+        return _decode(file, enough)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{str(error).split(',')[0]}. If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
             "(twice of it is the limit) or set it to None"
         ) from None
     except (SyntaxError, ValueError, OSError) as error:
-        pixels = _png_without_metadata(item)
+        pixels = _png_without_metadata(file)
         if pixels is None:
             if isinstance(error, UnidentifiedImageError):
-                raise ValueError(_what_it_is(_head(item))) from None
+                raise ValueError(_what_it_is(_head(file))) from None
             raise
         try:
-            return _open_file(BytesIO(pixels), enough)
+            return _decode(BytesIO(pixels), enough)
         except (SyntaxError, ValueError, OSError):
             raise error from None  # it was not the metadata
 
 
-def _open_file(file: BytesIO | str, enough: int | None) -> Image.Image:
+def _decode(file: BinaryIO, enough: int | None) -> Image.Image:
+    # Of an open file, not of its name: Pillow would map the file then, and a file that is cut off
+    # while it is mapped ends the process.
     with Image.open(file, formats=_formats()) as image:
         if enough is not None and math.prod(image.size) >= LARGE_JPEG:
             _decode_smaller(image, enough)
@@ -182,11 +202,9 @@ def _integers_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8)).convert("RGB")
 
 
-def _head(item: str | bytes) -> bytes:
-    if isinstance(item, bytes):
-        return item[:256]
-    with open(item, "rb") as file:
-        return file.read(256)
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(256)
 
 
 def _what_it_is(head: bytes) -> str:
@@ -206,15 +224,12 @@ def _what_it_is(head: bytes) -> str:
     return "is not an image file that Pillow can read"
 
 
-def _png_without_metadata(item: str | bytes) -> bytes | None:
+def _png_without_metadata(file: BinaryIO) -> bytes | None:
     """Return a PNG with nothing but what its pixels need; None where it is no PNG."""
-    if _head(item)[:8] != _PNG:
+    if _head(file)[:8] != _PNG:
         return None
-    if isinstance(item, bytes):
-        data = item
-    else:
-        with open(item, "rb") as file:
-            data = file.read(_MAX_FILE_BYTES)
+    file.seek(0)
+    data = file.read(_MAX_FILE_BYTES)
     kept, start = [_PNG], 8
     while start + 12 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4])

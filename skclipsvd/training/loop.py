@@ -12,10 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..adaptation import Adaptation, install
+from ..caching.memory import explained_out_of_memory
 from .callbacks import FitMonitor
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
-from .memory_estimate import check_capacity, explained_out_of_memory
+from .memory_estimate import ADVICE, check_capacity
 from .task import Recipe, Task, steps_per_epoch
 
 _FINAL_LR = 1e-6
@@ -75,7 +76,7 @@ def train(
     losses: list[float] = []
     seed = rng.randint(np.iinfo(np.int32).max)
     with (
-        explained_out_of_memory(task.backbone.device),
+        explained_out_of_memory(ADVICE),
         _progress(recipe) as bar,
     ):
         model = install(task.backbone.skeleton(), adaptation)
@@ -122,8 +123,12 @@ def _epochs(
         yield (order[start : start + recipe.batch_size] for start in starts)
 
 
+class _Progress(tqdm):
+    monitor_interval = 0  # else even a disabled bar starts a thread that stays
+
+
 def _progress(recipe: Recipe) -> tqdm:
-    return tqdm(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
+    return _Progress(total=recipe.n_steps, desc="fit", unit="step", disable=not recipe.verbose)
 
 
 def _finite(loss: Tensor, step: int, recipe: Recipe) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -90,16 +89,3 @@ def check_capacity(needed: int, device: torch.device) -> None:
             f"a training step needs about {needed / 2**30:.1f} GiB on {device}, where "
             f"{free / 2**30:.1f} GiB are free. {ADVICE}"
         )
-
-
-@contextmanager
-def explained_out_of_memory(device: torch.device) -> Iterator[None]:
-    """Turn the allocator's error into one that says what to change."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(f"out of memory on {device}. {ADVICE}") from error
-    except RuntimeError as error:
-        if "not enough memory" not in str(error):
-            raise
-        raise MemoryError(f"out of memory on {device}. {ADVICE}") from error

@@ -1,11 +1,14 @@
 """Decompositions are made once, survive the process, and are not believed blindly."""
 
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from skclipsvd import clear_caches
 from skclipsvd.adaptation import factors as module
@@ -70,7 +73,7 @@ def test_a_damaged_file_is_made_again(backbone, count_svds, damage):
     elif damage == "other matrix":
         file.write_bytes((folder / f"{targets[1].name}.safetensors").read_bytes())
     else:
-        module.save_file({"u": torch.eye(3), "s": torch.ones(3), "vh": torch.eye(3)}, file)
+        save_file({"u": torch.eye(3), "s": torch.ones(3), "vh": torch.eye(3)}, file)
     clear_caches()
     before = len(count_svds)
     factors = module.decompose(backbone, targets)[targets[0].name]
@@ -117,9 +120,9 @@ def test_bad_images_are_named_before_anything_is_decomposed(
 
 def test_a_full_disk_costs_time_not_the_fit(backbone, monkeypatch):
     def full(*_):
-        raise module.SafetensorError("No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert len(module.decompose(backbone, find_targets(backbone.model)[:2])) == 2
 
 
@@ -153,5 +156,29 @@ def test_concurrent_cold_fits_leave_torchs_threads(backbone, monkeypatch):
         with ThreadPoolExecutor(1) as pool:
             after["later"] = pool.submit(torch.get_num_threads).result()
         assert after == {"second": 2, "later": 2}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_that_begins_during_a_decomposition_computes_with_all_cores(backbone, monkeypatch):
+    found, original = [], torch.linalg.svd
+
+    def elsewhere():
+        torch.ones(10_000).sum()  # here a thread takes its number
+        found.append(torch.get_num_threads())
+
+    def svd(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(elsewhere).result()
+        found.append(torch.get_num_threads())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", svd)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        module.decompose(backbone, find_targets(backbone.model)[:2])
+        assert sorted(found) == [1, 1, 2, 2]
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

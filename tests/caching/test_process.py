@@ -1,6 +1,7 @@
 """What is kept in memory, and for how long."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from skclipsvd import cache_info
 from skclipsvd.caching import memory
 from skclipsvd.caching.process import Budget, ByteCache
+from tests.helpers.operations import Places
 
 
 def test_the_least_recently_used_goes_first():
@@ -53,6 +55,29 @@ def test_threads_wait_for_the_one_that_makes_it():
     assert len({id(future.result()) for future in asked}) == 1
 
 
+def test_whoever_comes_while_others_wait_waits_too():
+    """Cleared meanwhile, so that those who waited make it again: one at a time all the same."""
+    cache, at_once, most, lock = ByteCache(30), [0], [0], threading.Lock()
+
+    def make():
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        cache.clear()
+        time.sleep(0.001)
+        with lock:
+            at_once[0] -= 1
+        return object(), 1
+
+    def ask(_):
+        cache.clear()
+        cache.get_or_make("a", make)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(100)))
+    assert most == [1]
+
+
 def test_caches_of_one_budget_are_bounded_together():
     budget = Budget(50)
     one, other = ByteCache(40, budget), ByteCache(40, budget)
@@ -88,3 +113,48 @@ def test_a_containers_limit_counts(tmp_path, version):
     (folder / name).write_text("1000000\n")
     assert memory.control_group_limits(root, own) == [1_000_000]
     assert memory.control_group_limits(root / "none", tmp_path / "none") == []
+
+
+class Somebody:
+    """Whom an entry may be made for."""
+
+
+def test_an_entry_goes_with_the_last_of_its_owners():
+    cache, (first, second, third) = ByteCache(100), (Somebody() for _ in range(3))
+    for key, owner in (("a", first), ("a", second), ("b", third), ("b", third)):
+        cache.get_or_make(key, lambda: (1, 10), owner=owner)
+    cache.put("for nobody", 1, 10)
+    del first, third, owner  # "b" has no owner left, "a" has one
+    assert cache.info()["entries"] == 3  # of those without owners the last used stays
+    assert "b" in cache
+    del second
+    assert cache.info()["bytes"] == 20
+    assert ("a" in cache, "b" in cache, "for nobody" in cache) == (False, True, True)
+
+
+def test_a_copy_finds_what_the_original_left():
+    """As in a worker process that is sent the same estimator with every task."""
+    cache = ByteCache(100)
+    for _ in range(3):
+        cache.get_or_make("a", lambda: (1, 10), owner=Somebody())
+    assert cache.info()["misses"] == 1
+
+
+def test_an_interrupt_between_two_lines_leaves_the_sum_right():
+    places = Places()
+
+    def use(cache):
+        for i in range(6):
+            cache.put(i % 4, i, 10)
+        cache.clear()
+        cache.put("a", 1, 10)
+        cache.put("b", 1, 25)
+
+    places.record(lambda: use(ByteCache(30)))
+    for place, turn in places.all():
+        cache = ByteCache(30)
+        places.interrupt(lambda cache=cache: use(cache), place, turn)
+        held = 10 * sum(i in cache for i in [*range(4), "a"]) + 25 * ("b" in cache)
+        assert cache.info()["bytes"] == held
+        use(cache)
+        assert cache.info()["bytes"] == 25

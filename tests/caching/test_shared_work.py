@@ -55,7 +55,7 @@ def test_a_grid_search_decodes_loads_and_decomposes_once(calls, digits):
 
     n_fits, n_matrices = 2 * 2 * 3 + 1, len(search.best_estimator_.singular_values_)
     assert n_matrices > 10
-    opened = Counter(path for (path,) in calls["opened"])
+    opened = Counter(file.name for (file,) in calls["opened"])
     assert opened == dict.fromkeys(paths, 1)
     assert len(calls["decomposed"]) == n_matrices
     assert len(calls["built"]) == 1

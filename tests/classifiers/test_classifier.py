@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import NoneType
 
 import joblib
 import numpy as np
@@ -59,7 +60,10 @@ def test_fitted_state_is_numpy_and_str_only(fitted):
         "n_parameters_tuned_",
         "n_parameters_",
         "backbone_fingerprint_",
+        "backbone_config_",
     }
+    config = state.pop("backbone_config_")
+    assert all(isinstance(v, (str, int, bool, tuple, NoneType)) for v in config.values())
     values = [*state.values(), *state.pop("singular_values_").values()]
     assert all(isinstance(v, (*allowed, dict)) for v in values)
     assert all(v.dtype == np.float32 for v in fitted.singular_values_.values())

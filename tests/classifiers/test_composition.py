@@ -55,13 +55,19 @@ from sklearn.model_selection import (
 )
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import shuffle
 from sklearn.utils.fixes import parse_version
 
-from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CosineClassifier
+from skclipsvd import (
+    CLIPEncoder,
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+    CosineClassifier,
+)
 
 PER_CLASS = 4
 
@@ -686,3 +692,23 @@ def test_html_shows_parameters_and_whether_it_is_fitted(fitted):
     assert "0.0125" in page
     assert "Not fitted" in page
     assert "Not fitted" not in fitted._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])
+def test_embeddings_as_a_frame(kind, small_model, photographs):
+    paths, labels = photographs
+    settings = {} if kind is CLIPZeroShotClassifier else dict(max_steps=1, random_state=0)
+    clf = kind(small_model, **settings).fit(paths, labels)
+    plain = clf.transform(paths[:3])
+    table = pd.DataFrame({"path": paths[:3]}, index=[5, 6, 7])
+    frame = clf.set_output(transform="pandas").transform(table)
+    assert isinstance(frame, pd.DataFrame)
+    np.testing.assert_array_equal(frame.to_numpy(), plain)
+    assert frame.index.tolist() == [5, 6, 7]
+    assert frame.columns.tolist() == clf.get_feature_names_out().tolist()
+    assert frame.columns[0] == f"{kind.__name__.lower()}0"
+    with sklearn.config_context(transform_output="pandas"):
+        assert isinstance(clone(clf).fit(paths, labels).transform(paths[:3]), pd.DataFrame)
+        assert clf.predict(paths[:3]).shape == (3,)
+        union = FeatureUnion([("clip", clone(clf)), ("frozen", CLIPEncoder(small_model))])
+        assert union.fit_transform(paths, labels).shape == (20, 64)

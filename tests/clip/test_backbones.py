@@ -1,15 +1,19 @@
-"""Checkpoints and configurations that must not be believed; the activation that must be right."""
+"""Checkpoints and configurations that must not be believed."""
 
 import json
 import os
 import shutil
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 
-from skclipsvd import CLIPZeroShotClassifier, clear_caches, describe_targets
+from skclipsvd import (
+    CLIPEncoder,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+    describe_targets,
+)
 from skclipsvd.clip import load_backbone
 
 LABELS = ["temple", "flower"]
@@ -90,30 +94,6 @@ def test_a_checkpoint_file_that_changes_is_another_backbone(folder):
     assert load_backbone(name, None, torch.device("cpu")).fingerprint != first.fingerprint
 
 
-def test_openai_weights_get_the_activation_that_they_were_trained_with(monkeypatch, tmp_path):
-    """open_clip 3 only warns, and computes another function, where the configuration has GELU."""
-    asked = {}
-
-    def record(name, **kwargs):
-        asked.update(kwargs)
-        raise RuntimeError("stop here")
-
-    monkeypatch.setattr(open_clip, "create_model", record)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # which nobody asks
-    for model, tag, expected in (
-        ("ViT-B-16", "openai", True),
-        ("ViT-B-16", "laion2b_s34b_b88k", False),
-        ("ViT-B-16-quickgelu", "dfn2b", True),
-    ):
-        clear_caches()
-        with pytest.raises(ValueError, match="stop here"):
-            CLIPZeroShotClassifier(model, tag).fit(None, LABELS)
-        assert asked["force_quick_gelu"] is expected
-        assert asked["require_pretrained"]
-        assert asked["weights_only"]
-
-
 def test_describing_needs_no_weights():
     found = describe_targets("ViT-B-16")
     rows = found if isinstance(found, list) else found.to_dict("records")
@@ -148,3 +128,65 @@ def test_describing_what_there_is_not(arguments, message):
     name, *choice = arguments
     with pytest.raises(ValueError, match=message):
         describe_targets(name, **dict(*choice))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openai/clip-vit-base-patch16", "as model_name='ViT-B-16', pretrained='openai'"),
+        ("openai/clip-vit-large-patch14-336", "as model_name='ViT-L-14-336', pretrained='openai'"),
+        (
+            "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+            "as model_name='ViT-B-32', pretrained='laion2b_s34b_b79k'",
+        ),
+        ("google/siglip-base-patch16-224", "model_name='hf-hub:google/siglip-base-patch16-224'"),
+        ("ViT-B/61", "did you mean 'ViT-B-16'"),
+        ("Vit-B16", "did you mean 'ViT-B-16'"),
+    ],
+)
+def test_a_name_of_the_hub_gets_the_name_to_write(name, said):
+    with pytest.raises(ValueError, match=f"is not known to open_clip.*{said}"):
+        CLIPZeroShotClassifier(name).fit(None, LABELS)
+
+
+def test_openais_own_repositories_are_known_by_their_tag():
+    with pytest.raises(FileNotFoundError, match="as model_name='ViT-B-16', pretrained='openai'"):
+        CLIPZeroShotClassifier("hf-hub:openai/clip-vit-base-patch16").fit(None, LABELS)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "hf-hub:nobody/nothing", "local-dir:/nowhere", "V"])
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPEncoder])
+def test_what_is_missing_is_said_without_frames_of_ours(name, kind, photographs):
+    """A notebook prints every frame and every error before the last one."""
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
+        kind(name, "openai").fit(*photographs)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    ours = [entry for entry in caught.traceback if "skclipsvd/" in str(entry.path)]
+    assert len([entry for entry in ours if "tests" not in str(entry.path)]) <= 5
+
+
+def test_a_damaged_checkpoint_keeps_what_open_clip_said(folder):
+    (folder / "open_clip_model.safetensors").write_bytes(b"hello")
+    with pytest.raises(ValueError, match="damaged") as caught:
+        CLIPZeroShotClassifier(f"local-dir:{folder}").fit(None, LABELS)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("mps", "has no 'mps' device"),
+        ("xla", "has no 'xla' device"),
+        ("meta", "it holds shapes, no numbers"),
+        ("cuda:99", ""),
+        ("gpu", ""),
+    ],
+)
+def test_a_device_that_is_not_here(device, said):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is here")
+    with pytest.raises(ValueError, match=f"device='{device}' cannot be used here.*{said}") as error:
+        CLIPZeroShotClassifier("tiny", device=device).fit(None, LABELS)
+    assert "aten::" not in str(error.value)
+    assert len(str(error.value)) < 400

@@ -269,10 +269,10 @@ def test_a_damaged_decoded_image_is_made_again(tmp_path, photo, fresh_caches, mo
     for i, data in enumerate(damaged):
         data[-1 - 11 * i] ^= 0xFF
     if damage == "other shape":
-        np.savez(kept, view=first.view[:5], source=first.source)
+        np.savez(kept, key=kept.stem, view=first.view[:5], source=first.source)
         damaged = [kept.read_bytes()]
     elif damage == "other type":
-        np.savez(kept, view=first.view.astype(float), source=first.source)
+        np.savez(kept, key=kept.stem, view=first.view.astype(float), source=first.source)
         damaged = [kept.read_bytes()]
     for data in damaged:
         kept.write_bytes(data)
