@@ -173,7 +173,7 @@ def append(path: Path, row: Mapping) -> None:
     """Add one row, after a header where the file is new."""
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
