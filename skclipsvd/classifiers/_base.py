@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -44,7 +44,15 @@ from ..clip import (
     warn_if_slow,
     warn_of_bare_labels,
 )
-from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..images import (
+    Images,
+    ImageStream,
+    Item,
+    answered_in_parts,
+    as_items,
+    check_exist,
+    decoding_threads,
+)
 from ..labels import check_no_missing, plain
 from ..progress import shown
 from ._adapter_file import Saved, write_adapter
@@ -187,13 +195,13 @@ class BaseCLIPClassifier(
         """Return the numbers that `_adapted_model` is made with beside the backbone's."""
         return {}
 
-    def decision_function(self, X: Images) -> NDArray[np.float32]:
+    def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -203,13 +211,13 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Images) -> NDArray:
+    def predict(self, X: ImageStream) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -218,13 +226,13 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_proba(self, X: Images) -> NDArray[np.float64]:
+    def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -233,19 +241,21 @@ class BaseCLIPClassifier(
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
     @explained_out_of_memory()
-    def transform(self, X: Images) -> NDArray[np.float32]:
+    def transform(self, X: ImageStream) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self.transform, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             return self._embed(model, backbone, items)
@@ -406,7 +416,9 @@ class BaseCLIPClassifier(
             return encode_exactly(model, prompts).cpu().numpy()
 
     @explained_out_of_memory()
-    def _scores(self, X: Images) -> NDArray[np.float32]:
+    def _scores(self, X: ImageStream) -> NDArray[np.float32]:
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self._scores, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)

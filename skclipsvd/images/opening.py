@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..exceptions import BitDepthWarning
 from ..forks import in_forked_children
-from .items import Item
+from .items import Item, opened
 
 # What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
 # Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
@@ -89,6 +89,7 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
         Whatever Pillow's decoders raise. Files larger than Pillow allows
         (``PIL.Image.MAX_IMAGE_PIXELS``) are refused before their pixels take memory.
     """
+    item = opened(item)
     if isinstance(item, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(item))
     if isinstance(item, Image.Image):
