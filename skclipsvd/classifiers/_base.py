@@ -34,14 +34,18 @@ from ..clip import (
     Setting,
     autocast,
     build_prompts,
+    check_prompts,
     choose_device,
     choose_dtype,
     class_texts,
     embed,
     encode_exactly,
     load_backbone,
+    warn_if_slow,
+    warn_of_bare_labels,
 )
 from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..labels import check_no_missing, plain
 from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
@@ -80,7 +84,9 @@ class UsesBackbone(TakesImages):
     backbone_fingerprint_: str
 
     def _load_backbone(self) -> Backbone:
-        return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
+        device = choose_device(self.device)
+        warn_if_slow(self.precision, device)
+        return load_backbone(self.model_name, self.pretrained, device)
 
     def _check_backbone(self, backbone: Backbone, given: str = "") -> None:
         """Raise ValueError where the model, by what was given, is not the one of `fit`."""
@@ -260,12 +266,12 @@ class BaseCLIPClassifier(
         ['circle', 'square']
         """
         check_is_fitted(self)
-        labels = list(classes)
+        labels = [plain(label) for label in classes]
         new_classes = np.unique(np.asarray(labels))
         if isinstance(classes, str) or len(labels) < 2 or len(new_classes) != len(labels):
             raise ValueError(
-                f"classes={classes!r}: pass two or more distinct labels, or a mapping of labels to "
-                "texts."
+                f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
+                "distinct labels, or a mapping of labels to texts."
             )
         other = clone(self)
         other.__dict__.update(
@@ -276,7 +282,7 @@ class BaseCLIPClassifier(
             other.templates = templates
         with shown(self.verbose):
             backbone = other._load_backbone()
-            prompts = other._prompts(new_classes, backbone)
+            prompts = other._checked_prompts(new_classes, backbone)
             other.classes_ = new_classes
             other.text_features_ = other._text_features(
                 other._checked_model(backbone), prompts, backbone
@@ -336,13 +342,15 @@ class BaseCLIPClassifier(
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
         self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
 
-    def _check_labels(self, y: ArrayLike) -> NDArray:
+    def _check_labels(self, y: ArrayLike | None, name: str = "y") -> NDArray:
+        if y is not None:
+            check_no_missing(y, name)
         labels: NDArray = validate_data(self, X="no_validation", y=y)
         # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
         check_classification_targets(np.tile(labels, 3))
         return labels
 
-    def _check_data(self, X: Images, y: ArrayLike) -> tuple[list[Item], NDArray]:
+    def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], NDArray]:
         labels = self._check_labels(y)
         items = as_items(X)
         check_consistent_length(items, labels)
@@ -363,6 +371,15 @@ class BaseCLIPClassifier(
     def _prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
         texts = class_texts(classes, self.class_names)
         return build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
+
+    def _checked_prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
+        """Build the prompts of new classes, and say what of them the model does not read."""
+        labels = [plain(label) for label in classes]
+        if self.class_names is None:
+            warn_of_bare_labels(labels, self.templates)
+        prompts = self._prompts(classes, backbone)
+        check_prompts(labels, prompts, backbone.tokenize)
+        return prompts
 
     def _text_features(
         self, model: nn.Module, prompts: Prompts, backbone: Backbone

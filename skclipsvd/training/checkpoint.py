@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from ..caching.files import replacing
-from ..exceptions import CheckpointWarning, warn_user
+from ..exceptions import CheckpointWarning, warn
 from ..progress import detail, note
 
 INTERRUPTED = (
@@ -103,7 +103,7 @@ class Checkpoint:
                 save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
         except (OSError, SafetensorError) as error:
             self._can_write = False
-            warn_user(
+            warn(
                 f"the checkpoint {self.path} cannot be written ({error}); the fit goes on without.",
                 CheckpointWarning,
             )
@@ -136,7 +136,7 @@ class Checkpoint:
         try:
             return _snapshot(self.path, self.identity)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            warn_user(
+            warn(
                 f"the checkpoint {self.path} is damaged ({error}); the fit begins anew and "
                 "replaces it.",
                 CheckpointWarning,
