@@ -32,7 +32,7 @@ __all__ = [
 # Nobody reads a warning that points into these.
 _NOT_THE_USERS = (
     *(str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)),
-    contextlib.__file__,  # of methods that are decorated with a context
+    contextlib.__file__,  # a decorator's frame
 )
 
 

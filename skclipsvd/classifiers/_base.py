@@ -58,6 +58,9 @@ from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
+# Features that were computed in half precision are not quite of unit length.
+_UNIT_TOLERANCE = 0.02
+
 
 class TakesImages(BaseEstimator):
     """What estimators share whose X is images; it stands before the mixins of scikit-learn."""
@@ -168,6 +171,21 @@ class BaseCLIPClassifier(
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
+
+    @classmethod
+    def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError where attributes from a file do not fit together."""
+        features, classes = fitted["text_features_"], fitted["classes_"]
+        if features.ndim != 2 or len(features) != len(classes):
+            raise ValueError("one text feature per class is needed")
+        lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+        if not (np.abs(lengths - 1) < _UNIT_TOLERANCE).all():
+            raise ValueError("text_features_ must have unit length")
+        if fitted["logit_scale_"] <= 0:
+            raise ValueError("logit_scale_ must be positive")
+        for name in ("n_parameters_", "n_parameters_tuned_", "n_iter_"):
+            if name in fitted and (type(fitted[name]) is not int or fitted[name] < 0):
+                raise ValueError(f"{name} must be a whole number")
 
     @abstractmethod
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
@@ -406,9 +424,20 @@ class BaseCLIPClassifier(
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
             def scores(features: Tensor) -> Tensor:
+                if features.shape[1] != text_features.shape[1]:
+                    raise ValueError(
+                        f"the class texts have {text_features.shape[1]} features, the images "
+                        f"{features.shape[1]}: they are of another model. Fit again."
+                    )
                 return self.logit_scale_ * features @ text_features.T + self.logit_bias_
 
-            return self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=scores)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                "the adapted weights give no finite scores: the file that they came from is "
+                "damaged, or precision='fp16' is too narrow for them."
+            )
+        return found
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

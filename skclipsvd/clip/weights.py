@@ -33,6 +33,7 @@ from .randomness import seeded
 from .tags import (
     Source,
     clean_name,
+    is_tag,
     settings,
     source_named,
     tag_of_copy,
@@ -220,6 +221,31 @@ def _need_transformers() -> None:
             "the text tower or its tokeniser is a Hugging Face model; install transformers with "
             f"`pip install 'skclipsvd[hf]'` ({error})."
         ) from error
+
+
+def is_published(model_name: str | None, pretrained: str | None) -> bool:
+    """Whether a backbone is one that open_clip or this package publishes, by name and tag alone.
+
+    Parameters
+    ----------
+    model_name : str or None
+        None asks about the tag alone.
+    pretrained : str or None
+        None asks for random weights.
+
+    Returns
+    -------
+    published : bool
+        False for a folder, a repository, a file and whatever is not known.
+    """
+    own_weights = model_name in (None, "tiny")  # which do not look at the tag
+    if not own_weights and clean_name(str(model_name)) not in open_clip.list_models():
+        return False
+    if pretrained is None:
+        return True
+    if own_weights:
+        return any(tag == pretrained for _, tag in open_clip.list_pretrained())
+    return is_tag(str(model_name), pretrained)
 
 
 def source_of(model_name: str, pretrained: str | None) -> tuple:

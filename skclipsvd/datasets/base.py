@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images.opening import DECODED_FORMATS
+from ..images.formats import DECODED_FORMATS
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 

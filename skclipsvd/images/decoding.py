@@ -19,8 +19,8 @@ from torch import Tensor
 from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
+from .formats import LARGE_JPEG, open_rgb, unfit
 from .items import ROW_OF_X, Item, Name, list_bad, opened, short
-from .opening import LARGE_JPEG, open_rgb, unfit
 from .preprocessing import size_of, view_transform
 from .stored import Stored
 

@@ -477,7 +477,9 @@ def test_data_sets_of_h5py(pixels, tmp_path):
         assert as_items(file["paths"].asstr()) == ["a/1.png", "2.png"]
         with pytest.raises(ValueError, match=r"text like a path; .*: pass 'a/1\.png'; X\[1\]"):
             decode_all(as_items(file["paths"]), CONFIG, 1)
-        with pytest.raises(TypeError, match=r"X is a File; pass one of .*: X\['one'\], X\['p"):
+        with pytest.raises(
+            TypeError, match=r"X is a File; pass one of its entries: X\['one'\], X\['p"
+        ):
             as_items(file)
 
 
