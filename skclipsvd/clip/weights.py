@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..exceptions import RandomWeightsWarning, warn
+from ..progress import note
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
 from .tags import (
     Source,
     clean_name,
+    is_tag,
     settings,
     source_named,
     tag_of_copy,
@@ -221,6 +223,31 @@ def _need_transformers() -> None:
         ) from error
 
 
+def is_published(model_name: str | None, pretrained: str | None) -> bool:
+    """Whether a backbone is one that open_clip or this package publishes, by name and tag alone.
+
+    Parameters
+    ----------
+    model_name : str or None
+        None asks about the tag alone.
+    pretrained : str or None
+        None asks for random weights.
+
+    Returns
+    -------
+    published : bool
+        False for a folder, a repository, a file and whatever is not known.
+    """
+    own_weights = model_name in (None, "tiny")  # which do not look at the tag
+    if not own_weights and clean_name(str(model_name)) not in open_clip.list_models():
+        return False
+    if pretrained is None:
+        return True
+    if own_weights:
+        return any(tag == pretrained for _, tag in open_clip.list_pretrained())
+    return is_tag(str(model_name), pretrained)
+
+
 def source_of(model_name: str, pretrained: str | None) -> tuple:
     """What makes two requests ask for the same weights; a file that changed is another one."""
     if model_name == "tiny":
@@ -261,12 +288,12 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
     stated = {} if source.tag is None else settings(found.name, source.tag)
     wants_random = path is None and not _holds_weights(found)
     if wants_random:
-        warnings.warn(
+        warn(
             f"pretrained=None: {model_name!r} starts from random weights (seed {_RANDOM_SEED}) and "
             "knows nothing yet; pass a pretrained tag or a checkpoint to get a trained CLIP.",
-            UserWarning,
-            stacklevel=2,
+            RandomWeightsWarning,
         )
+    note("weights: %s", "random" if wants_random else path or f"in {found.folder}")
     with _building(model_name, pretrained):
         model = open_clip.create_model(
             found.name,

@@ -44,6 +44,8 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "--early-stopping": dict(action="store_true", default=None,
                              help="keep the epoch that is best on the part 'val', or on a tenth"),
     "--seed": dict(dest="random_state", type=int, metavar="N", help="makes a fit repeatable"),
+    "--checkpoint-dir": dict(metavar="FOLDER",
+                             help="go on from there after an interrupt, with the same command"),
 }  # fmt: skip
 
 
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--quiet", action="store_true", help="show no progress")
     info = command("info", "Say what is in a trained file.")
     info.add_argument("model", metavar="MODEL")
+    _add(info, "backbone, where the file does not name one by itself", _MODEL)
     for name, (_, summary) in _HANDED_ON.items():
         command(name, summary)
     return parser

@@ -88,7 +88,7 @@ def make_operation(small_model, photographs, tmp_path, monkeypatch, fresh_caches
 
     def load():
         adapters()
-        return Operation(lambda: fitted_state(load_adapter(tmp_path / "adapter")))
+        return Operation(lambda: fitted_state(load_adapter(tmp_path / "adapter", small_model)))
 
     def save():
         one, other = adapters()
