@@ -14,6 +14,9 @@ from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
 from skclipsvd.caching.process import FACTORS, IMAGES, MERGED
 from tests.helpers.operations import PACKAGE, Operation, Places, fitted_state, nothing_is_left
 
+# A file that nobody had taken yet is closed when it is collected, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 FAST = dict(max_steps=1, lr=0.01, augment=False, random_state=0, device="cpu")
 REFUSED = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
 
