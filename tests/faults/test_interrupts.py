@@ -93,7 +93,7 @@ def make_operation(small_model, photographs, tmp_path, monkeypatch, fresh_caches
         one, other = adapters()
         return Operation(
             lambda: other.save_adapter(tmp_path / "adapter"),
-            lambda: fitted_state(load_adapter(tmp_path / "adapter")),
+            lambda: fitted_state(load_adapter(tmp_path / "adapter", model_name=small_model)),
             lambda: one.save_adapter(tmp_path / "adapter"),
         )
 

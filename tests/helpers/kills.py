@@ -32,7 +32,7 @@ def adapter(folder, model, _):
     path = folder / "a.safetensors"
 
     def state():  # a file that is not whole is none; the order of its header is not always the same
-        return {"classes": repr(load_adapter(path).classes_.tolist()).encode()}
+        return {"classes": repr(load_adapter(path, model_name=model).classes_.tolist()).encode()}
 
     return Operation(lambda: new.save_adapter(path), state, lambda: old.save_adapter(path))
 
