@@ -27,12 +27,15 @@ from skclipsvd.adaptation import SpectralAdaptation
 from skclipsvd.model_selection import sample_shots
 from skclipsvd.training import automatic_lr
 
-from ._report import RESULTS
-from ._study_data import HELD_OUT, SELECTION, Study, study
+from . import _study_report
+from ._report import RESULTS, write
+from ._study_data import HELD_OUT, N_TEST, SELECTION, Study, study
 
 COLUMNS = (
     "backbone", "data", "shots", "seed", "candidate", "accuracy", "loss", "lr", "steps", "seconds",
 )  # fmt: skip
+# What most other candidates were compared with.
+_BASE = "published:lr=0.03,steps=40"
 PENALTIES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0)
 
 
@@ -170,16 +173,36 @@ def append(path: Path, row: Mapping) -> None:
     """Add one row, after a header where the file is new."""
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
 
 
+def report(rows: list[dict]) -> None:
+    """Print the tables of docs/defaults.md, draw its picture, write the summary."""
+    scores = _study_report.Scores(rows)
+    backbones = list(dict.fromkeys(row["backbone"] for row in rows))
+    penalty = scores.best_penalty(backbones)
+    candidates = sorted({row["candidate"] for row in rows if row["candidate"] != "auto"})
+    others = [c for c in candidates if not c.startswith("probe:") or c == penalty]
+    for sets, base in ((SELECTION, _BASE), (SELECTION, "auto"), (HELD_OUT, "auto")):
+        for backbone in backbones:
+            print(_study_report.compare(scores, backbone, sets, others, base), end="\n\n")
+            if base != "auto":
+                continue
+            shown = ["auto", "zero-shot", penalty]
+            print(_study_report.by_set(scores, backbone, sets, shown), end="\n\n")
+    _study_report.draw(rows)
+    chosen = {"selection": SELECTION, "held out": HELD_OUT, "test images at most": N_TEST}
+    write("defaults", {**chosen, "probe": penalty}, _study_report.summarise(rows))
+
+
 def main() -> None:
     """Run what is asked for and not yet there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="fonts, letters and backbones")
+    parser.add_argument("--report", action="store_true", help="nothing but tables and picture")
     parser.add_argument("--out", type=Path, default=RESULTS / "defaults.csv")
     parser.add_argument("--backbone", default="tiny", help="tiny, or a folder in the cache")
     parser.add_argument("--data", nargs="+", choices=SELECTION + HELD_OUT, default=SELECTION)
@@ -188,6 +211,10 @@ def main() -> None:
     parser.add_argument("--candidate", nargs="+", default=["auto"])
     parser.add_argument("--references", action="store_true", help="zero-shot and linear probes")
     options = parser.parse_args()
+    if options.report:
+        return report(read(options.out))
+    if options.cache is None:
+        parser.error("--cache is needed for everything but --report")
     done = {key(row) for row in read(options.out)}
     model = options.backbone
     if model != "tiny":

@@ -36,7 +36,7 @@ print(f"CLIP as it is:       {zero_shot.score(paths[test], labels[test]):.1%}")
 # %%
 # Now tune the singular values on the 40 images. Digits must not be mirrored: ``augment=False``.
 
-clf = CLIPSVDClassifier("tiny", lr=0.01, max_steps=60, augment=False, random_state=0)
+clf = CLIPSVDClassifier("tiny", augment=False, random_state=0)
 clf.fit(paths[train], labels[train])
 print(f"four images a class: {clf.score(paths[test], labels[test]):.1%}")
 print(f"tuned {clf.n_parameters_tuned_:,} of {clf.n_parameters_:,} numbers")

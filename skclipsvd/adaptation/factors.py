@@ -21,6 +21,7 @@ from torch import Tensor
 from ..caching.files import cache_dir, replacing
 from ..caching.process import FACTORS
 from ..clip import Backbone
+from ..forks import in_forked_children
 from ..progress import note, phase
 from .targets import Target
 
@@ -30,6 +31,12 @@ MAX_DISK_BYTES = 8 * 2**30
 MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
 _DECOMPOSING = threading.Lock()
+
+
+@in_forked_children
+def _forget_lock() -> None:
+    global _DECOMPOSING
+    _DECOMPOSING = threading.Lock()
 
 
 class Factors(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -34,14 +34,26 @@ from ..clip import (
     Setting,
     autocast,
     build_prompts,
+    check_prompts,
     choose_device,
     choose_dtype,
     class_texts,
     embed,
     encode_exactly,
     load_backbone,
+    warn_if_slow,
+    warn_of_bare_labels,
 )
-from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..images import (
+    Images,
+    ImageStream,
+    Item,
+    answered_in_parts,
+    as_items,
+    check_exist,
+    decoding_threads,
+)
+from ..labels import check_no_missing, plain
 from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
@@ -83,7 +95,9 @@ class UsesBackbone(TakesImages):
     backbone_fingerprint_: str
 
     def _load_backbone(self) -> Backbone:
-        return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
+        device = choose_device(self.device)
+        warn_if_slow(self.precision, device)
+        return load_backbone(self.model_name, self.pretrained, device)
 
     def _check_backbone(self, backbone: Backbone, given: str = "") -> None:
         """Raise ValueError where the model, by what was given, is not the one of `fit`."""
@@ -181,13 +195,13 @@ class BaseCLIPClassifier(
         """Return the numbers that `_adapted_model` is made with beside the backbone's."""
         return {}
 
-    def decision_function(self, X: Images) -> NDArray[np.float32]:
+    def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -197,13 +211,13 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Images) -> NDArray:
+    def predict(self, X: ImageStream) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -212,13 +226,13 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_proba(self, X: Images) -> NDArray[np.float64]:
+    def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -227,19 +241,21 @@ class BaseCLIPClassifier(
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
     @explained_out_of_memory()
-    def transform(self, X: Images) -> NDArray[np.float32]:
+    def transform(self, X: ImageStream) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self.transform, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             return self._embed(model, backbone, items)
@@ -278,12 +294,12 @@ class BaseCLIPClassifier(
         ['circle', 'square']
         """
         check_is_fitted(self)
-        labels = list(classes)
+        labels = [plain(label) for label in classes]
         new_classes = np.unique(np.asarray(labels))
         if isinstance(classes, str) or len(labels) < 2 or len(new_classes) != len(labels):
             raise ValueError(
-                f"classes={classes!r}: pass two or more distinct labels, or a mapping of labels to "
-                "texts."
+                f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
+                "distinct labels, or a mapping of labels to texts."
             )
         other = clone(self)
         other.__dict__.update(
@@ -294,7 +310,7 @@ class BaseCLIPClassifier(
             other.templates = templates
         with shown(self.verbose):
             backbone = other._load_backbone()
-            prompts = other._prompts(new_classes, backbone)
+            prompts = other._checked_prompts(new_classes, backbone)
             other.classes_ = new_classes
             other.text_features_ = other._text_features(
                 other._checked_model(backbone), prompts, backbone
@@ -354,13 +370,15 @@ class BaseCLIPClassifier(
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
         self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
 
-    def _check_labels(self, y: ArrayLike) -> NDArray:
+    def _check_labels(self, y: ArrayLike | None, name: str = "y") -> NDArray:
+        if y is not None:
+            check_no_missing(y, name)
         labels: NDArray = validate_data(self, X="no_validation", y=y)
         # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
         check_classification_targets(np.tile(labels, 3))
         return labels
 
-    def _check_data(self, X: Images, y: ArrayLike) -> tuple[list[Item], NDArray]:
+    def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], NDArray]:
         labels = self._check_labels(y)
         items = as_items(X)
         check_consistent_length(items, labels)
@@ -382,6 +400,15 @@ class BaseCLIPClassifier(
         texts = class_texts(classes, self.class_names)
         return build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
 
+    def _checked_prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
+        """Build the prompts of new classes, and say what of them the model does not read."""
+        labels = [plain(label) for label in classes]
+        if self.class_names is None:
+            warn_of_bare_labels(labels, self.templates)
+        prompts = self._prompts(classes, backbone)
+        check_prompts(labels, prompts, backbone.tokenize)
+        return prompts
+
     def _text_features(
         self, model: nn.Module, prompts: Prompts, backbone: Backbone
     ) -> NDArray[np.float32]:
@@ -389,7 +416,9 @@ class BaseCLIPClassifier(
             return encode_exactly(model, prompts).cpu().numpy()
 
     @explained_out_of_memory()
-    def _scores(self, X: Images) -> NDArray[np.float32]:
+    def _scores(self, X: ImageStream) -> NDArray[np.float32]:
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self._scores, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)

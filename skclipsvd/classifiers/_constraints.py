@@ -22,7 +22,7 @@ MODEL_CONSTRAINTS: dict = {
 }
 PROMPT_CONSTRAINTS: dict = {
     "templates": [str, list, tuple],
-    "class_names": [Mapping, None],
+    "class_names": [Mapping, list, tuple, np.ndarray, None],
     "logit_scale": [Interval(Real, 0, None, closed="neither"), None],
 }
 _POSITIVE = Interval(Integral, 1, None, closed="left")

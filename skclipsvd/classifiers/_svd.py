@@ -37,8 +37,10 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         starts from random weights (the same in every process), with a warning.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
-    class_names : mapping of label to str or list of str, optional
-        Words for each label. By default the label's own text, with spaces for underscores.
+    class_names : mapping of label to str or list of str, or list of these, optional
+        Words for each label; a list has them in the order of the sorted labels. By default the
+        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
     towers : tuple of {"image", "text"}, default=("image", "text")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from ..adaptation import Adaptation, Target, find_targets, merged_once, select_t
 from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
-from ..exceptions import UnchangedPredictionsWarning
+from ..exceptions import UnchangedPredictionsWarning, warn
 from ..images import (
     Decoded,
     Images,
@@ -55,9 +54,6 @@ from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
 from ._training_set import TrainingSet
-
-# Of `fit`'s frames, past those of its decorators: a warning is to name the user's line.
-_CALLER = 4 if hasattr(CallbackSupportMixin, "set_callbacks") else 3
 
 
 class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
@@ -137,7 +133,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def fit(
         self,
         X: Images,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         X_val: Images | None = None,
@@ -151,12 +147,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
             encoded images (bytes), (height, width, 3) uint8 arrays.
         y : array-like of shape (n_images,)
-            Labels of any kind that scikit-learn classifies.
+            Labels of any kind that scikit-learn classifies; always needed. Where they are bare
+            numbers or booleans, `class_names` should say what they mean.
         sample_weight : array-like of shape (n_images,), optional
-            Weight of each image in the loss. A weight of zero is the same as leaving it out.
+            Weight of each image in the loss, and in the part that `early_stopping` sets aside. A
+            weight of zero is the same as leaving it out.
         X_val, y_val : sequence of images and array-like of labels, optional
-            Validation part; its accuracy after every epoch is kept in `validation_scores_`. With
-            `early_stopping` it takes the place of a part of X.
+            Validation part; its accuracy after every epoch is kept in `validation_scores_`, without
+            weights. With `early_stopping` it takes the place of a part of X.
 
         Returns
         -------
@@ -168,7 +166,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             Paths that do not exist, by index, or weights that cannot be had.
         ValueError
             A parameter out of its range; a `checkpoint_dir` that cannot be written to; fewer than
-            two classes; images that cannot be decoded, by index and path.
+            two classes, or none that the model can tell apart; labels that are missing, by index;
+            images that cannot be decoded, by index and path.
         FloatingPointError
             Training diverged.
         MemoryError
@@ -180,6 +179,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             Training images are predicted as before the fit, wrong ones included.
         CheckpointWarning
             A checkpoint cannot be written, or is damaged and not used.
+        BareLabelWarning
+            Labels are numbers or booleans, and no `class_names` say what they mean.
+        CutPromptWarning, IndistinctClassesWarning
+            The model does not read all of a prompt, or the same of two classes.
+        SlowPrecisionWarning
+            This processor has no fast arithmetic for `precision`.
         """
         self._check_choices()
         folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
@@ -195,7 +200,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if checkpoint is not None:
                 checkpoint.remove()
         if unchanged is not None:
-            warnings.warn(unchanged, UnchangedPredictionsWarning, stacklevel=_CALLER)
+            warn(unchanged, UnchangedPredictionsWarning)
         return self
 
     def _fit(
@@ -294,7 +299,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             raise ValueError("X_val and y_val belong together; one of them is None.")
         validation = None
         if X_val is not None and y_val is not None:
-            validation = TrainingSet.of(as_items(X_val), self._check_labels(y_val), "X_val")
+            validation = TrainingSet.of(
+                as_items(X_val), self._check_labels(y_val, "y_val"), "X_val"
+            )
             check_consistent_length(validation.items, validation.labels)
             unknown = np.setdiff1d(validation.labels, classes)
             if len(unknown):
@@ -313,7 +320,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         rng: np.random.RandomState,
     ) -> Task:
         """Decode every image, and put together what is to be learnt."""
-        prompts = self._prompts(classes, backbone)
+        prompts = self._checked_prompts(classes, backbone)
         decoded = self._decoded(training, backbone)
         stacked = None if self.augment else stack_views(decoded)
 
@@ -343,6 +350,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         return EarlyStopping(
             pixels=stack_views(self._decoded(validation, backbone)),
             labels=validation.encoded(classes),
+            weights=validation.weights,
             patience=int(self.n_iter_no_change) if self.early_stopping else None,
             tol=float(self.tol),
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..caching.process import BACKBONES
 from ..progress import note, phase
+from .devices import compute_after_fork
 from .identity import Setting, config_of, differences, has_quick_gelu
 from .skeleton import structural_copy
 from .towers import CLIPModel
@@ -136,6 +137,7 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     FileNotFoundError
         The weights are not here and cannot be had.
     """
+    compute_after_fork()
     source = source_of(model_name, pretrained)
     if (source, str(device)) in BACKBONES:
         note("model %s: in memory", model_name)

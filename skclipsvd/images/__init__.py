@@ -12,15 +12,18 @@ from .decoding import (
     iterate,
     stack_views,
 )
-from .items import ImageLike, Images, Item, Name, as_items
+from .items import ImageLike, Images, ImageStream, Item, Name, as_items
 from .preprocessing import normalise, size_of
+from .stored import answered_in_parts
 
 __all__ = [
     "Decoded",
     "ImageLike",
+    "ImageStream",
     "Images",
     "Item",
     "Name",
+    "answered_in_parts",
     "as_items",
     "augment",
     "check_exist",

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from ..caching.files import replacing
-from ..exceptions import CheckpointWarning
+from ..exceptions import CheckpointWarning, warn
 from ..progress import detail, note
 
 INTERRUPTED = (
@@ -104,10 +103,9 @@ class Checkpoint:
                 save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
         except (OSError, SafetensorError) as error:
             self._can_write = False
-            warnings.warn(
+            warn(
                 f"the checkpoint {self.path} cannot be written ({error}); the fit goes on without.",
                 CheckpointWarning,
-                stacklevel=2,
             )
         else:
             detail("checkpoint written: %s", self.path)
@@ -138,11 +136,10 @@ class Checkpoint:
         try:
             return _snapshot(self.path, self.identity)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(
+            warn(
                 f"the checkpoint {self.path} is damaged ({error}); the fit begins anew and "
                 "replaces it.",
                 CheckpointWarning,
-                stacklevel=2,
             )
             return None
 

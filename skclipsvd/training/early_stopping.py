@@ -21,6 +21,8 @@ class EarlyStopping:
     ----------
     pixels : uint8 Tensor of shape (n_images, 3, height, width)
     labels : int array of shape (n_images,)
+    weights : float32 array of shape (n_images,) or None
+        Of the images in accuracy and loss; None where all are equal.
     patience : int or None
         Epochs without a better one after which to stop; None only watches.
     tol : float
@@ -30,6 +32,7 @@ class EarlyStopping:
 
     pixels: Tensor
     labels: NDArray[np.intp]
+    weights: NDArray[np.float32] | None
     patience: int | None
     tol: float
     scores: list[float] = field(default_factory=list)

@@ -20,9 +20,9 @@ from ..images import normalise, size_of
 from .early_stopping import EarlyStopping
 from .frozen_blocks import freeze_below, read_only_class_token
 from .memory_estimate import extrapolated, saved_bytes
-from .predictions import SeenPredictions
 from .task import Recipe, Task
 from .text_encoder import text_encoder
+from .unchanged import SeenPredictions
 
 
 class Encoders:
@@ -155,15 +155,19 @@ class Encoders:
 
     @torch.no_grad()
     def evaluate(self, stopping: EarlyStopping) -> tuple[float, float]:
-        """Return accuracy and mean loss on a validation part."""
+        """Return accuracy and mean loss on a validation part, its images weighed."""
         self._train(False)
         text = self._encode_text()
         parts = stopping.pixels.split(self.recipe.micro_batch_size)
         images = torch.cat([self._encode_pixels(part) for part in parts])
         logits = self.task.logit_scale * images @ text.T
         labels = torch.from_numpy(stopping.labels).to(logits.device)
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        return accuracy.item(), F.cross_entropy(logits, labels).item()
+        right = (logits.argmax(dim=1) == labels).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if stopping.weights is None:
+            return right.mean().item(), losses.mean().item()
+        shares = torch.from_numpy(stopping.weights / stopping.weights.sum()).to(logits.device)
+        return (right @ shares).item(), (losses @ shares).item()
 
     def _micro_batches(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
         size = self.recipe.micro_batch_size

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import skclipsvd
 import skclipsvd.images.decoding as decoding
 from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier, load_adapter
-from skclipsvd.images import opening
+from skclipsvd.images import formats
 from tests.helpers.operations import contents, leftovers, nothing_is_left, same
 
 FAST = dict(max_steps=1, lr=0.01, augment=False, random_state=0, device="cpu")
@@ -267,7 +267,7 @@ def test_a_file_that_is_cut_off_while_it_is_decoded_ends_no_process(
         return original(image, **options)
 
     monkeypatch.setattr(ImageOps, "exif_transpose", cut_off)
-    assert (np.asarray(opening.open_rgb(str(path))) == 9).all()
+    assert (np.asarray(formats.open_rgb(str(path))) == 9).all()
 
 
 @pytest.mark.parametrize("change", [vanishes, shrinks, is_emptied, becomes_a_folder])

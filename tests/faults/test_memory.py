@@ -1,10 +1,12 @@
 """Memory that is refused: a MemoryError, the estimator as before, and the next call works."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
@@ -149,3 +151,25 @@ def test_a_batch_that_does_not_fit_says_what_to_change(small_model):
     command = [sys.executable, "-c", LITTLE, small_model]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier])
+@pytest.mark.parametrize("settings", [{}, {"layers": "top"}, {"augment": True}])
+def test_a_fit_leaves_no_tensor_to_the_garbage_collector(
+    kind, small_model, photographs, fresh_caches, settings
+):
+    """Its memory is free when it is over, not at some later time."""
+    clf = kind(small_model, **FAST | settings).fit(*photographs)
+
+    def tensors():
+        return sum(type(thing) in (torch.Tensor, torch.nn.Parameter) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        clf.fit(*photographs)
+        before = tensors()
+        gc.collect()
+        assert tensors() == before
+    finally:
+        gc.enable()

@@ -124,4 +124,4 @@ class SeenPredictions:
         stayed = (self.first == self.last).cpu().numpy()
         order = np.lexsort((margin, stayed))
         order = order[last[order] >= 0][: max(_AT_LEAST, int(_SHARE * self.n_visits))]
-        yield from np.split(order, range(_AT_A_TIME, len(order), _AT_A_TIME))
+        yield from (order[i : i + _AT_A_TIME] for i in range(0, len(order), _AT_A_TIME))
