@@ -462,7 +462,7 @@ def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
         if not _ran_out_of_memory(error):
             raise
         raise MemoryError(
-            f"{asked}: memory ran out while the model was loaded. Free some (close other programs, "
+            f"{asked}: out of memory: the model was not loaded. Free some (close other programs, "
             "skclipsvd.clear_caches()), or choose a smaller model; its weights are not at fault."
         ) from error
 
