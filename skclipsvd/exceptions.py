@@ -17,11 +17,13 @@ __all__ = [
     "BareLabelWarning",
     "BitDepthWarning",
     "CheckpointWarning",
+    "ConflictingLabelsWarning",
     "CutPromptWarning",
     "ForkedProcessWarning",
     "IndistinctClassesWarning",
     "NotConvergedWarning",
     "RandomWeightsWarning",
+    "RepeatedImagesWarning",
     "SkippedFilesWarning",
     "SlowPrecisionWarning",
     "UnchangedPredictionsWarning",
@@ -65,6 +67,10 @@ class UnchangedPredictionsWarning(SkclipsvdWarning):
     """A fit after which its training images are predicted as before, wrong ones included."""
 
 
+class ConflictingLabelsWarning(SkclipsvdWarning):
+    """One picture is trained on with several labels, perhaps under several names."""
+
+
 class CutPromptWarning(SkclipsvdWarning):
     """Prompts are longer than the text tower reads; their last words are lost."""
 
@@ -83,6 +89,10 @@ class NotConvergedWarning(SkclipsvdWarning, ConvergenceWarning):
 
 class RandomWeightsWarning(SkclipsvdWarning):
     """``pretrained=None``: the model starts from random weights."""
+
+
+class RepeatedImagesWarning(SkclipsvdWarning):
+    """An experiment draws more shots than a class has images, so that some are repeated."""
 
 
 class SkippedFilesWarning(SkclipsvdWarning):

@@ -177,6 +177,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         -----
         UnchangedPredictionsWarning
             Training images are predicted as before the fit, wrong ones included.
+        ConflictingLabelsWarning
+            One picture has several labels.
         CheckpointWarning
             A checkpoint cannot be written, or is damaged and not used.
         BareLabelWarning
@@ -322,6 +324,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Decode every image, and put together what is to be learnt."""
         prompts = self._checked_prompts(classes, backbone)
         decoded = self._decoded(training, backbone)
+        training.warn_of_conflicts(decoded)
         stacked = None if self.augment else stack_views(decoded)
 
         def views(rows: NDArray[np.intp]) -> Tensor:

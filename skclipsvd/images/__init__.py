@@ -12,7 +12,7 @@ from .decoding import (
     iterate,
     stack_views,
 )
-from .items import ImageLike, Images, ImageStream, Item, Name, as_items
+from .items import ImageLike, Images, ImageStream, Item, Name, as_items, short
 from .preprocessing import normalise, size_of
 from .stored import answered_in_parts
 
@@ -35,6 +35,7 @@ __all__ = [
     "iterate",
     "normalise",
     "random_crop",
+    "short",
     "size_of",
     "stack_views",
 ]
