@@ -32,7 +32,8 @@ def explained_out_of_memory(advice: str = _ADVICE) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or "out of memory: " in str(error):
+        is_explained = type(error) is MemoryError and error.args  # Python's own say nothing
+        if is_explained or not is_out_of_memory(error):
             raise
         raise MemoryError(f"out of memory: {advice}") from error
 
