@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 _FORMAT = 2
 _KEY = "skclipsvd"
 # Over header and arrays, so that a damaged bit is noticed; files of 0.1.0 have none.
-_CHECKSUM = "skclipsvd_sha256"
+_CHECKSUM = "sha256"
 _MAX_FILE_BYTES = 4 * 2**30
 _MAX_LABEL_BYTES = 2**26
 _MAX_RANGE = 100_000
@@ -85,8 +85,9 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         "fitted": plain,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps(header)
-    content = save(arrays, metadata={_KEY: text, _CHECKSUM: _checksum(text, arrays)})
+    # In the header, not beside it: safetensors writes several entries in any order.
+    header[_CHECKSUM] = _checksum(header, arrays)
+    content = save(arrays, metadata={_KEY: json.dumps(header)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -147,12 +148,12 @@ def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
         # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
         content = path.read_bytes()
         arrays = {name: array.copy() for name, array in load(content).items()}
-        metadata = _metadata(content)
-        text = metadata.get(_KEY, "null")
-        header = json.loads(text)
+        header = json.loads(_metadata(content).get(_KEY, "null"))
+        said = header.pop(_CHECKSUM, None) if isinstance(header, dict) else None
+        is_whole = said in (None, _checksum(header, arrays))
     except (SafetensorError, OSError, *_MISFITS) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
-    if metadata.get(_CHECKSUM, "") not in ("", _checksum(text, arrays)):
+    if not is_whole:
         raise ValueError(
             f"{path} is damaged: its checksum is another one than when it was written. Use "
             "another copy, or save the classifier again."
@@ -160,8 +161,8 @@ def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
     return header, arrays
 
 
-def _checksum(header: str, arrays: Mapping[str, NDArray]) -> str:
-    digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+def _checksum(header: object, arrays: Mapping[str, NDArray]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode("utf-8", "surrogatepass"))

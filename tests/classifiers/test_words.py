@@ -169,7 +169,7 @@ def test_a_list_of_class_names_is_trained_saved_and_explained(small_model, photo
     mapped = CLIPSVDClassifier(small_model, class_names=mapping, **settings).fit(paths, labels)
     np.testing.assert_array_equal(listed.predict_proba(paths), mapped.predict_proba(paths))
     listed.save_adapter(tmp_path / "a.safetensors")
-    assert load_adapter(tmp_path / "a.safetensors").class_names == words
+    assert load_adapter(tmp_path / "a.safetensors", small_model).class_names == words
 
 
 @pytest.mark.parametrize(

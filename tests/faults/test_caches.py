@@ -190,7 +190,7 @@ CHANGES = {
     vanishes: "vanished",
     shrinks: "truncated|cannot be decoded",
     is_emptied: "is empty",
-    becomes_a_folder: "is a folder",
+    becomes_a_folder: "is a folder|Is a directory",
     becomes_a_pipe: "is a pipe",
 }
 

@@ -11,7 +11,6 @@ from skclipsvd.experiments.results import COLUMNS, Results
 from tests.helpers.operations import (
     Operation,
     Places,
-    contents,
     fitted_state,
     leftovers,
     nothing_is_left,
@@ -94,7 +93,7 @@ def make_operation(small_model, photographs, tmp_path, monkeypatch, fresh_caches
         one, other = adapters()
         return Operation(
             lambda: other.save_adapter(tmp_path / "adapter"),
-            lambda: contents(tmp_path),
+            lambda: fitted_state(load_adapter(tmp_path / "adapter", model_name=small_model)),
             lambda: one.save_adapter(tmp_path / "adapter"),
         )
 
