@@ -70,7 +70,8 @@ sphinx_gallery_conf = {
 }
 
 # What is typed has a button, what is printed has none.
-copybutton_selector = "div[class*='highlight-']:not(.highlight-text):not(.highlight-none):not(.sphx-glr-script-out) pre"
+_TYPED = ("python", "Python", "default", "bash", "bibtex", "ini")
+copybutton_selector = ", ".join(f"div.highlight-{language} pre" for language in _TYPED)
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skclipsvd"
