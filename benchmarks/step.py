@@ -34,7 +34,7 @@ from skclipsvd.clip import (
     choose_dtype,
     load_backbone,
 )
-from skclipsvd.images import augment, decode_all
+from skclipsvd.images import augment, decode_all, stack_views
 from skclipsvd.training import Encoders, Recipe, Task
 
 from ._report import quiet_random_weights, table, write
@@ -210,6 +210,7 @@ class OurTraining:
         decoded = decode_all(list(map(str, paths)), backbone.preprocess, 2)
         rng = np.random.RandomState(0)
         prompts = build_prompts([[name] for name in names], TEMPLATE, backbone.tokenize)
+        views = stack_views(decoded)
         task = Task(
             backbone=backbone,
             prompts=prompts.to(backbone.device),
@@ -217,12 +218,13 @@ class OurTraining:
             pixels=lambda rows: augment(
                 [decoded[i] for i in rows], backbone.preprocess, rng, backbone.device
             ),
+            views=lambda rows: views[rows],
             fixed_pixels=False,
             labels=labels,
         )
         recipe = Recipe(
             n_steps=1, batch_size=batch, micro_batch_size=batch, lr=LR, weight_decay=0.01,
-            label_smoothing=0.0, dtype=dtype, checkpointing=False, verbose=False,
+            label_smoothing=0.0, dtype=dtype, checkpointing=False,
         )  # fmt: skip
         model = install(backbone.skeleton(), adaptation)
         self.encoders = Encoders(model, task, adaptation, recipe)

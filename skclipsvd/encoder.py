@@ -25,6 +25,7 @@ from .classifiers import (
 )
 from .clip import Backbone
 from .images import Images, as_items, check_exist
+from .progress import shown
 from .validation import fit_context
 
 
@@ -50,6 +51,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -95,6 +98,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         precision: str = "auto",
         device: str = "auto",
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -103,6 +107,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=False)
     @explained_out_of_memory()
@@ -128,7 +133,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             Weights that cannot be had.
         """
         as_items(X)
-        backbone, model = self._model()
+        with shown(self.verbose):
+            backbone, model = self._model()
         black = np.zeros((2, 2, 3), dtype=np.uint8)
         self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
         self.backbone_fingerprint_ = backbone.fingerprint
@@ -159,16 +165,17 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         check_is_fitted(self)
         items = as_items(X)
         check_exist(items)
-        backbone, model = self._model()
-        self._check_backbone(backbone, "" if self.classifier is None else "classifier's model")
-        known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
-        if known is not None and known != self._adapter_fingerprint():
-            raise ValueError(
-                "classifier was fitted again, or exchanged, since this CLIPEncoder was fitted: its "
-                "embeddings are others now. Fit the encoder, and what was fitted on its "
-                "embeddings, again."
-            )
-        return self._embed(model, backbone, items)
+        with shown(self.verbose):
+            backbone, model = self._model()
+            self._check_backbone(backbone, "" if self.classifier is None else "classifier's model")
+            known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
+            if known is not None and known != self._adapter_fingerprint():
+                raise ValueError(
+                    "classifier was fitted again, or exchanged, since this CLIPEncoder was fitted: "
+                    "its embeddings are others now. Fit the encoder, and what was fitted on its "
+                    "embeddings, again."
+                )
+            return self._embed(model, backbone, items)
 
     @property
     def _n_features_out(self) -> int:

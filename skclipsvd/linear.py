@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -12,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -20,6 +18,8 @@ from sklearn.utils.multiclass import check_classification_targets
 # _check_sample_weight is private: there is no public check of weights.
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from .exceptions import NotConvergedWarning, warn
+from .labels import check_no_missing
 from .validation import Interval, StrOptions, fit_context
 
 __all__ = ["CosineClassifier"]
@@ -172,6 +172,8 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             A parameter, X, y, the weights or the start do not fit together.
         """
+        if y is not None:
+            check_no_missing(y, "y")
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         classes, y = np.unique(y, return_inverse=True)
@@ -213,11 +215,10 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         )
         self.n_iter_, self.loss_ = int(result.nit), float(result.fun)
         if result.status == 1:
-            warnings.warn(
+            warn(
                 f"CosineClassifier did not converge in max_iter={self.max_iter} iterations; "
                 "raise max_iter or tol, or ignore this if stopping early is the intention.",
-                ConvergenceWarning,
-                stacklevel=2,
+                NotConvergedWarning,
             )
         return result.x.reshape(theta.shape)
 

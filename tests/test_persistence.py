@@ -250,3 +250,16 @@ def test_files_of_old_releases_still_load(expected, kind, digits):
 
 def test_there_are_old_files_of_every_kind():
     assert {path.stem for path in FIXTURES} >= {"svd", "lora", "zero_shot"}
+
+
+def test_a_pickle_of_a_version_with_fewer_parameters(fitted, photographs):
+    """What it does not hold has its default."""
+    expected = fitted.predict_proba(photographs[0])
+    default = type(fitted)().get_params()
+    for name in {"verbose", "checkpoint_dir"} & default.keys():
+        del vars(fitted)[name]
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(photographs[0]), expected)
+    assert copy.verbose == 0
+    assert getattr(copy, "checkpoint_dir", None) is None
+    assert copy.get_params().keys() == default.keys()

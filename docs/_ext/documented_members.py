@@ -14,6 +14,7 @@ _MODULES = (
     "skclipsvd.experiments",
     "skclipsvd.adaptation",
     "skclipsvd.inspection",
+    "skclipsvd.exceptions",
 )
 
 _ORDER = (

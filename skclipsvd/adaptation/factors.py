@@ -21,6 +21,8 @@ from torch import Tensor
 from ..caching.files import cache_dir, replacing
 from ..caching.process import FACTORS
 from ..clip import Backbone
+from ..forks import in_forked_children
+from ..progress import note, phase
 from .targets import Target
 
 # All decompositions of a ViT-B/16 take 0.7 GB and half a minute on two cores.
@@ -29,6 +31,12 @@ MAX_DISK_BYTES = 8 * 2**30
 MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
 _DECOMPOSING = threading.Lock()
+
+
+@in_forked_children
+def _forget_lock() -> None:
+    global _DECOMPOSING
+    _DECOMPOSING = threading.Lock()
 
 
 class Factors(NamedTuple):
@@ -71,7 +79,7 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
 
     def make(target: Target) -> tuple[Factors, int]:
         matrix = tensors[target.tensor].flatten(1)[slice(*target.rows)].float().cpu()
-        on_cpu = _from_disk_or_new(matrix, folder / f"{target.name}.safetensors")
+        on_cpu = _from_disk_or_new(matrix, _file(folder, target))
         factors = Factors(*(part.to(backbone.device) for part in on_cpu))
         return factors, sum(part.nbytes for part in factors)
 
@@ -82,11 +90,20 @@ def decompose(backbone: Backbone, targets: Sequence[Target]) -> dict[str, Factor
         return FACTORS.get_or_make(key, lambda: make(target))
 
     if factors_in_memory(backbone, [target.name for target in targets]):
+        note("decompositions of %d matrices: in memory", len(targets))
         factors = {target.name: get(target) for target in targets}
     else:
-        factors = _all_at_once(get, targets)
+        n_on_disk = sum(_file(folder, target).exists() for target in targets)
+        which = f"{n_on_disk} on disk, {len(targets) - n_on_disk} to compute"
+        what = f"decompositions of {len(targets)} matrices ({which})"
+        with phase(what, len(targets), "matrix") as bar:
+            factors = _all_at_once(get, targets, bar.advance)
     _prune(folder.parent, keep=folder)
     return factors
+
+
+def _file(folder: Path, target: Target) -> Path:
+    return folder / f"{target.name}.safetensors"
 
 
 def factors_in_memory(backbone: Backbone, names: Iterable[str]) -> bool:
@@ -127,14 +144,21 @@ def _svd(matrix: Tensor) -> Factors:
     return Factors(*(part.contiguous() for part in parts))
 
 
-def _all_at_once(get: Callable[[Target], Factors], targets: Sequence[Target]) -> dict[str, Factors]:
+def _all_at_once(
+    get: Callable[[Target], Factors],
+    targets: Sequence[Target],
+    one_is_done: Callable[[], None] = lambda: None,
+) -> dict[str, Factors]:
     """Call `get` in as many workers as torch has threads, each of which computes with one.
 
     LAPACK gains little from a second thread, and two matrices at a time gain all of it.
     """
     largest_first = sorted(targets, key=lambda target: -math.prod(target.shape))
     with _DECOMPOSING, _workers_of_one_thread(len(targets)) as pool:
-        found = dict(zip(largest_first, pool.map(get, largest_first), strict=True))
+        found = {}
+        for target, factors in zip(largest_first, pool.map(get, largest_first), strict=True):
+            found[target] = factors
+            one_is_done()
     return {target.name: found[target] for target in targets}
 
 

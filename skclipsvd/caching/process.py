@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..forks import in_forked_children
 from .memory import memory_limit
 
 _MIB = 2**20
@@ -31,6 +32,12 @@ class Budget:
         self.lock = threading.RLock()
         self.clock = itertools.count()
         self.caches: list[ByteCache] = []
+
+    def forget_locks(self) -> None:
+        """Give every cache fresh locks."""
+        self.lock = threading.RLock()
+        for cache in self.caches:
+            cache.forget_locks()
 
     def enforce(self) -> None:
         """Drop entries until the rest fits; the caller holds the lock."""
@@ -174,6 +181,11 @@ class ByteCache:
                 if not making.n_threads:
                     self._making.pop(key, None)
 
+    def forget_locks(self) -> None:
+        """Start with fresh locks: a forked process has the locked ones, not who would open them."""
+        self._lock = self._budget.lock
+        self._making = {}
+
     def clear(self) -> None:
         """Drop every entry and set the counts back to zero."""
         with self._lock:
@@ -235,6 +247,8 @@ MERGED = _cache(4096 * _MIB)
 IMAGES = _cache(2048 * _MIB)
 
 _CACHES = {"backbones": BACKBONES, "factors": FACTORS, "merged": MERGED, "images": IMAGES}
+
+in_forked_children(_BUDGET.forget_locks)
 
 
 def clear_caches() -> None:

@@ -24,8 +24,9 @@ Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything.
 _FORMAT = 2
 _KEY = "skclipsvd"
-# Where a model runs is the reader's affair, not the writer's.
-_NOT_SAVED = frozenset({"device", "n_jobs"})
+# Where a model runs, and what is written and said on the way, is the reader's affair, not the
+# writer's, and changes no number.
+MACHINE_PARAMETERS = frozenset({"device", "n_jobs", "verbose", "checkpoint_dir"})
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _from_format_1(header: Mapping[str, Any]) -> dict[str, Any]:
 def _encode_parameters(estimator: BaseCLIPClassifier) -> dict[str, Any]:
     encoded = {}
     for name, value in estimator.get_params(deep=False).items():
-        if name in _NOT_SAVED:
+        if name in MACHINE_PARAMETERS:
             continue
         try:
             encoded[name] = _encode(value)

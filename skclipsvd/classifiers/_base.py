@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,14 +34,19 @@ from ..clip import (
     Setting,
     autocast,
     build_prompts,
+    check_prompts,
     choose_device,
     choose_dtype,
     class_texts,
     embed,
     encode_exactly,
     load_backbone,
+    warn_if_slow,
+    warn_of_bare_labels,
 )
 from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..labels import check_no_missing, plain
+from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -67,11 +73,20 @@ class UsesBackbone(TakesImages):
     precision: str
     device: str
     n_jobs: int | None
+    verbose: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a pickle; parameters that its version did not have yet get their defaults."""
+        super().__setstate__(state)
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            vars(self).setdefault(name, parameter.default)
 
     backbone_fingerprint_: str
 
     def _load_backbone(self) -> Backbone:
-        return load_backbone(self.model_name, self.pretrained, choose_device(self.device))
+        device = choose_device(self.device)
+        warn_if_slow(self.precision, device)
+        return load_backbone(self.model_name, self.pretrained, device)
 
     def _check_backbone(self, backbone: Backbone, given: str = "") -> None:
         """Raise ValueError where the model, by what was given, is not the one of `fit`."""
@@ -213,8 +228,9 @@ class BaseCLIPClassifier(
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
-        items, backbone, model = self._ready(X)
-        return self._embed(model, backbone, items)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            return self._embed(model, backbone, items)
 
     @explained_out_of_memory()
     def with_classes(
@@ -250,12 +266,12 @@ class BaseCLIPClassifier(
         ['circle', 'square']
         """
         check_is_fitted(self)
-        labels = list(classes)
+        labels = [plain(label) for label in classes]
         new_classes = np.unique(np.asarray(labels))
         if isinstance(classes, str) or len(labels) < 2 or len(new_classes) != len(labels):
             raise ValueError(
-                f"classes={classes!r}: pass two or more distinct labels, or a mapping of labels to "
-                "texts."
+                f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
+                "distinct labels, or a mapping of labels to texts."
             )
         other = clone(self)
         other.__dict__.update(
@@ -264,12 +280,13 @@ class BaseCLIPClassifier(
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
-        backbone = other._load_backbone()
-        prompts = other._prompts(new_classes, backbone)
-        other.classes_ = new_classes
-        other.text_features_ = other._text_features(
-            other._checked_model(backbone), prompts, backbone
-        )
+        with shown(self.verbose):
+            backbone = other._load_backbone()
+            prompts = other._checked_prompts(new_classes, backbone)
+            other.classes_ = new_classes
+            other.text_features_ = other._text_features(
+                other._checked_model(backbone), prompts, backbone
+            )
         return other
 
     @explained_out_of_memory()
@@ -282,8 +299,9 @@ class BaseCLIPClassifier(
             A private copy on the CPU, in evaluation mode.
         """
         check_is_fitted(self)
-        backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
-        return copy.deepcopy(self._checked_model(backbone))
+        with shown(self.verbose):
+            backbone = load_backbone(self.model_name, self.pretrained, torch.device("cpu"))
+            return copy.deepcopy(self._checked_model(backbone))
 
     def merged_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights of `merged_model`, to save or to load into open_clip.
@@ -324,13 +342,15 @@ class BaseCLIPClassifier(
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
         self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
 
-    def _check_labels(self, y: ArrayLike) -> NDArray:
+    def _check_labels(self, y: ArrayLike | None, name: str = "y") -> NDArray:
+        if y is not None:
+            check_no_missing(y, name)
         labels: NDArray = validate_data(self, X="no_validation", y=y)
         # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
         check_classification_targets(np.tile(labels, 3))
         return labels
 
-    def _check_data(self, X: Images, y: ArrayLike) -> tuple[list[Item], NDArray]:
+    def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], NDArray]:
         labels = self._check_labels(y)
         items = as_items(X)
         check_consistent_length(items, labels)
@@ -352,6 +372,15 @@ class BaseCLIPClassifier(
         texts = class_texts(classes, self.class_names)
         return build_prompts(texts, self.templates, backbone.tokenize).to(backbone.device)
 
+    def _checked_prompts(self, classes: NDArray, backbone: Backbone) -> Prompts:
+        """Build the prompts of new classes, and say what of them the model does not read."""
+        labels = [plain(label) for label in classes]
+        if self.class_names is None:
+            warn_of_bare_labels(labels, self.templates)
+        prompts = self._prompts(classes, backbone)
+        check_prompts(labels, prompts, backbone.tokenize)
+        return prompts
+
     def _text_features(
         self, model: nn.Module, prompts: Prompts, backbone: Backbone
     ) -> NDArray[np.float32]:
@@ -360,13 +389,14 @@ class BaseCLIPClassifier(
 
     @explained_out_of_memory()
     def _scores(self, X: Images) -> NDArray[np.float32]:
-        items, backbone, model = self._ready(X)
-        text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+        with shown(self.verbose):
+            items, backbone, model = self._ready(X)
+            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
-        def scores(features: Tensor) -> Tensor:
-            return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+            def scores(features: Tensor) -> Tensor:
+                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
 
-        return self._embed(model, backbone, items, head=scores)
+            return self._embed(model, backbone, items, head=scores)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

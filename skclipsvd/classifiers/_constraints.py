@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from numbers import Integral, Real
 
@@ -17,10 +18,11 @@ MODEL_CONSTRAINTS: dict = {
     "precision": [StrOptions({"auto", "fp32", "bf16", "fp16"})],
     "device": [str],
     "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
 }
 PROMPT_CONSTRAINTS: dict = {
     "templates": [str, list, tuple],
-    "class_names": [Mapping, None],
+    "class_names": [Mapping, list, tuple, np.ndarray, None],
     "logit_scale": [Interval(Real, 0, None, closed="neither"), None],
 }
 _POSITIVE = Interval(Integral, 1, None, closed="left")
@@ -46,5 +48,5 @@ TUNING_CONSTRAINTS: dict = {
     "tol": [Interval(Real, 0, None, closed="left")],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
-    "verbose": ["verbose"],
+    "checkpoint_dir": [str, os.PathLike, None],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -55,8 +56,10 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         The loss.
     early_stopping, validation_fraction, n_iter_no_change, tol : see `CLIPSVDClassifier`
         When to stop.
-    warm_start, precision, device, n_jobs, random_state, verbose : see `CLIPSVDClassifier`
+    warm_start, precision, device, n_jobs, random_state : see `CLIPSVDClassifier`
         How to run. `random_state` draws ``A`` and the dropout, too.
+    checkpoint_dir, verbose : see `CLIPSVDClassifier`
+        What is written and said on the way.
 
     Attributes
     ----------
@@ -138,6 +141,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         device: str = "auto",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ) -> None:
         self.model_name = model_name
@@ -170,6 +174,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def _started(

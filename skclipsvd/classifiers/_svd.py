@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,8 +37,10 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         starts from random weights (the same in every process), with a warning.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
-    class_names : mapping of label to str or list of str, optional
-        Words for each label. By default the label's own text, with spaces for underscores.
+    class_names : mapping of label to str or list of str, or list of these, optional
+        Words for each label; a list has them in the order of the sorted labels. By default the
+        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
     towers : tuple of {"image", "text"}, default=("image", "text")
@@ -97,8 +100,15 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Threads that read and decode images. By default as many as torch computes with.
     random_state : int, RandomState instance or None, default=None
         Order of the images and random crops. An int makes `fit` repeatable.
+    checkpoint_dir : str or path-like, optional
+        Folder where `fit` leaves a checkpoint every half minute, so that the same call goes on
+        after an interrupt, a kill or a crash, and ends with the same bits. The file is named by
+        parameters, images and weights: any number of fits may share the folder. It is removed when
+        the fit is done.
     verbose : int, default=0
-        Whether to show a progress bar, and first how much memory a step will take.
+        0 says nothing. 1 says what goes on in lines and bars, in `fit` and in predictions. 2 says
+        more: every epoch, every checkpoint. The lines are records of the logger ``skclipsvd`` and
+        are left to your handlers where you have configured logging.
 
     Attributes
     ----------
@@ -189,6 +199,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         device: str = "auto",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ) -> None:
         self.model_name = model_name
@@ -218,6 +229,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def _started(

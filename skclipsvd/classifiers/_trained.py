@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -16,7 +19,8 @@ from torch import Tensor, nn
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..caching.memory import explained_out_of_memory
-from ..clip import Backbone, autocast, choose_dtype, unit_image_features
+from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
+from ..exceptions import UnchangedPredictionsWarning, warn
 from ..images import (
     Decoded,
     Images,
@@ -29,14 +33,18 @@ from ..images import (
     size_of,
     stack_views,
 )
+from ..progress import note, phase, shown, spoken
 from ..training import (
     CallbackSupportMixin,
+    Checkpoint,
     EarlyStopping,
     FitMonitor,
     Recipe,
     Task,
+    TrainingState,
     automatic_lr,
     automatic_steps,
+    checked_folder,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -44,6 +52,7 @@ from ..training import (
 from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
+from ._identity import fit_identity
 from ._training_set import TrainingSet
 
 
@@ -68,7 +77,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     tol: float
     warm_start: bool
     random_state: int | np.random.RandomState | None
-    verbose: int
+    checkpoint_dir: str | os.PathLike[str] | None
 
     loss_curve_: NDArray[np.float32]
     lr_: float
@@ -109,7 +118,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def fit(
         self,
         X: Images,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         X_val: Images | None = None,
@@ -123,12 +132,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
             encoded images (bytes), (height, width, 3) uint8 arrays.
         y : array-like of shape (n_images,)
-            Labels of any kind that scikit-learn classifies.
+            Labels of any kind that scikit-learn classifies; always needed. Where they are bare
+            numbers or booleans, `class_names` should say what they mean.
         sample_weight : array-like of shape (n_images,), optional
-            Weight of each image in the loss. A weight of zero is the same as leaving it out.
+            Weight of each image in the loss, and in the part that `early_stopping` sets aside. A
+            weight of zero is the same as leaving it out.
         X_val, y_val : sequence of images and array-like of labels, optional
-            Validation part; its accuracy after every epoch is kept in `validation_scores_`. With
-            `early_stopping` it takes the place of a part of X.
+            Validation part; its accuracy after every epoch is kept in `validation_scores_`, without
+            weights. With `early_stopping` it takes the place of a part of X.
 
         Returns
         -------
@@ -139,22 +150,61 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         FileNotFoundError
             Paths that do not exist, by index, or weights that cannot be had.
         ValueError
-            A parameter out of its range; fewer than two classes; images that cannot be decoded,
-            by index and path.
+            A parameter out of its range; a `checkpoint_dir` that cannot be written to; fewer than
+            two classes, or none that the model can tell apart; labels that are missing, by index;
+            images that cannot be decoded, by index and path.
         FloatingPointError
             Training diverged.
         MemoryError
             A training step does not fit; the message says what to change.
+
+        Warns
+        -----
+        UnchangedPredictionsWarning
+            Training images are predicted as before the fit, wrong ones included.
+        CheckpointWarning
+            A checkpoint cannot be written, or is damaged and not used.
+        BareLabelWarning
+            Labels are numbers or booleans, and no `class_names` say what they mean.
+        CutPromptWarning, IndistinctClassesWarning
+            The model does not read all of a prompt, or the same of two classes.
+        SlowPrecisionWarning
+            This processor has no fast arithmetic for `precision`.
         """
         self._check_choices()
+        folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
         given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
         classes = self._check_classes(given.labels)
+        validation = self._validation_given(given, classes, X_val, y_val)
+        with shown(self.verbose), spoken(f"{type(self).__name__}.fit"):
+            self._tell(given, classes, validation)
+            backbone = self._load_backbone()
+            checkpoint = self._checkpoint(folder, given, validation, backbone)
+            with nullcontext() if checkpoint is None else checkpoint.named_on_interrupt():
+                unchanged = self._fit(given, validation, classes, backbone, checkpoint)
+            if checkpoint is not None:
+                checkpoint.remove()
+        if unchanged is not None:
+            warn(unchanged, UnchangedPredictionsWarning)
+        return self
+
+    def _fit(
+        self,
+        given: TrainingSet,
+        validation: TrainingSet | None,
+        classes: NDArray,
+        backbone: Backbone,
+        checkpoint: Checkpoint | None,
+    ) -> str | None:
+        """Train, and replace what the last fit left; say where that changed no prediction."""
         rng = check_random_state(self.random_state)
-        training, validation = self._with_validation(given, classes, X_val, y_val, rng)
+        if checkpoint is not None:
+            rng = checkpoint.random_state(self.random_state)
+        training = given
+        if validation is None and self.early_stopping:
+            training, validation = given.split(self.validation_fraction, rng)
         if len(training) <= self.batch_size and not self.augment:
             training = training.merged()
-
-        backbone = self._load_backbone()
         # Before the decompositions, which take long: a bad image is to be named first.
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
@@ -173,18 +223,20 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             metadata=None if training.weights is None else {"sample_weight": training.weights},
             fitted_attributes=attributes,
         )
-        losses = train(task, adaptation, recipe, rng, monitor, stopping)
-
-        fitted = attributes()
-        fitted.update(loss_curve_=losses, n_iter_=len(losses))
-        if stopping is not None:
-            fitted["validation_scores_"] = np.array(stopping.scores)
-            assert stopping.best is not None  # the start counts as an epoch
-            fitted["best_validation_score_"] = float(stopping.best[0])
-        self._check_finite(fitted, backbone, adaptation)
+        state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
+        with phase("merging the weights, and encoding the class texts"):
+            fitted = attributes()
+            fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
+            fitted.update(n_iter_=len(state.losses))
+            if stopping is not None:
+                fitted["validation_scores_"] = np.array(stopping.scores)
+                assert stopping.best is not None  # the start counts as an epoch
+                fitted["best_validation_score_"] = float(stopping.best[0])
+            self._check_finite(fitted, backbone, adaptation)
+        unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
         self._replace_fitted(fitted)
         monitor.fit_ended()
-        return self
+        return unchanged
 
     def _check_choices(self) -> None:
         for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
@@ -192,29 +244,58 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             if not chosen or not set(chosen) <= set(allowed):
                 raise ValueError(f"{name}={chosen!r}: choose one or more of {allowed!r}.")
 
-    def _with_validation(
+    def _tell(self, given: TrainingSet, classes: NDArray, validation: TrainingSet | None) -> None:
+        device = choose_device(self.device)
+        dtype = str(choose_dtype(self.precision, device)).removeprefix("torch.")
+        note("device %s, precision %s", device, dtype)
+        kept = ""
+        if validation is not None:
+            kept = f", and {len(validation)} to validate on"
+        elif self.early_stopping:
+            kept = f", {given.n_validation(self.validation_fraction)} of them to validate on"
+        note("%d images of %d classes%s", len(given), len(classes), kept)
+
+    def _checkpoint(
+        self,
+        folder: Path | None,
+        given: TrainingSet,
+        validation: TrainingSet | None,
+        backbone: Backbone,
+    ) -> Checkpoint | None:
+        """Find the file of this very fit: the same parameters, images, weights and versions."""
+        if folder is None:
+            return None
+        with phase("looking for a checkpoint of this fit") as looking:
+            start = getattr(self, self._state_attribute, None) if self.warm_start else None
+            identity = fit_identity(self, given, validation, backbone, start)
+            checkpoint = Checkpoint(folder, type(self).__name__, identity)
+            looking.result = "none" if checkpoint.found is None else str(checkpoint.path)
+        return checkpoint
+
+    def _validation_given(
         self,
         given: TrainingSet,
         classes: NDArray,
         X_val: Images | None,
         y_val: ArrayLike | None,
-        rng: np.random.RandomState,
-    ) -> tuple[TrainingSet, TrainingSet | None]:
-        """Return what to train on, and what to validate on: passed, cut off, or None."""
+    ) -> TrainingSet | None:
+        """Check what to validate on, whether it was passed, will be cut off, or is not wanted."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; one of them is None.")
-        training, validation = given, None
+        validation = None
         if X_val is not None and y_val is not None:
-            validation = TrainingSet.of(as_items(X_val), self._check_labels(y_val), "X_val")
+            validation = TrainingSet.of(
+                as_items(X_val), self._check_labels(y_val, "y_val"), "X_val"
+            )
             check_consistent_length(validation.items, validation.labels)
             unknown = np.setdiff1d(validation.labels, classes)
             if len(unknown):
                 raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
             check_exist(validation.items, validation.name)
         elif self.early_stopping:
-            training, validation = given.split(self.validation_fraction, rng)
-        check_exist(training.items, training.name)
-        return training, validation
+            given.check_split(self.validation_fraction)
+        check_exist(given.items, given.name)
+        return validation
 
     def _task(
         self,
@@ -224,24 +305,23 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         rng: np.random.RandomState,
     ) -> Task:
         """Decode every image, and put together what is to be learnt."""
-        prompts = self._prompts(classes, backbone)
+        prompts = self._checked_prompts(classes, backbone)
         decoded = self._decoded(training, backbone)
-        if self.augment:
+        stacked = None if self.augment else stack_views(decoded)
 
-            def pixels(rows: NDArray[np.intp]) -> Tensor:
-                chosen = [decoded[i] for i in rows]
-                return augment(chosen, backbone.preprocess, rng, backbone.device)
-        else:
-            views = stack_views(decoded)
+        def views(rows: NDArray[np.intp]) -> Tensor:
+            return stack_views([decoded[i] for i in rows]) if stacked is None else stacked[rows]
 
-            def pixels(rows: NDArray[np.intp]) -> Tensor:
-                return views[rows]
+        def crops(rows: NDArray[np.intp]) -> Tensor:
+            chosen = [decoded[i] for i in rows]
+            return augment(chosen, backbone.preprocess, rng, backbone.device)
 
         return Task(
             backbone=backbone,
             prompts=prompts,
             logit_scale=self._logit_scale(backbone),
-            pixels=pixels,
+            pixels=crops if self.augment else views,
+            views=views,
             fixed_pixels=not self.augment,
             labels=training.encoded(classes),
             weights=training.weights,
@@ -255,13 +335,21 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         return EarlyStopping(
             pixels=stack_views(self._decoded(validation, backbone)),
             labels=validation.encoded(classes),
+            weights=validation.weights,
             patience=int(self.n_iter_no_change) if self.early_stopping else None,
             tol=float(self.tol),
         )
 
     def _decoded(self, images: TrainingSet, backbone: Backbone) -> list[Decoded]:
-        n_threads = decoding_threads(self.n_jobs)
-        return decode_all(images.items, backbone.preprocess, n_threads, name=images.name)
+        n_threads, n = decoding_threads(self.n_jobs), len(images)
+        with phase(f"decoding {n} images of {images.source}", n, "image") as bar:
+            return decode_all(
+                images.items,
+                backbone.preprocess,
+                n_threads,
+                name=images.name,
+                one_is_done=bar.advance,
+            )
 
     def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:
         """Start an adaptation, or go on with the last fit's where `warm_start` says so."""
@@ -321,7 +409,6 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             label_smoothing=float(self.label_smoothing),
             dtype=choose_dtype(self.precision, backbone.device),
             checkpointing=bool(self.checkpointing),
-            verbose=bool(self.verbose),
         )
 
     def _fitted_attributes(
@@ -361,6 +448,47 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
+
+    def _unchanged(
+        self,
+        state: TrainingState,
+        stopping: EarlyStopping | None,
+        fitted: Mapping[str, Any],
+        task: Task,
+        adaptation: Adaptation,
+        recipe: Recipe,
+    ) -> str | None:
+        """Say in words that every training image is predicted as before; None where one is not."""
+        keeps_best = stopping is not None and stopping.patience is not None
+        if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
+            return None
+        backbone = task.backbone
+        is_warm = self.warm_start and hasattr(self, self._state_attribute)
+        with phase("comparing predictions with those before the fit"):
+            before = self._adapted_model(backbone) if is_warm else backbone.model
+            after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+            text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
+            found = state.seen.unchanged(task, before, after, text, recipe.dtype)
+        if found is None:
+            return None
+        if not found.n_wrong:
+            note("no prediction changed: the training images looked at were all right before")
+            return None
+        if stopping is not None and keeps_best and stopping.kept_the_start:
+            advice = (
+                "early_stopping kept the start, because no epoch was better on the validation "
+                f"part: change lr (it is {recipe.lr:.3g}), or validate on more images"
+            )
+        else:
+            advice = (
+                f"raise lr (it is {recipe.lr:.3g}) or take more steps with max_steps or epochs "
+                f"(it took {len(state.losses)})"
+            )
+        which = "its" if found.n_looked_at == len(task.labels) else "the most doubtful"
+        return (
+            f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
+            f"{found.n_wrong} of which are wrong as before; {advice}."
+        )
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = self._learnt()

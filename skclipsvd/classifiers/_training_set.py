@@ -12,9 +12,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ..images import Item, identity
+from ..labels import plain
 
 # A sum of weights below this does not overflow, whatever their number.
 _LARGE_WEIGHT = 1e100
+_ROWS_AT_MOST = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,8 @@ class TrainingSet:
         The user's own.
     weights : float32 array of shape (n_images,) or None
         In the loss; their mean is 1. None where all are equal.
-    rows : int array of shape (n_images,)
-        Where each image stands in `source`.
+    rows : list of tuple of int
+        Where each image stands in `source`: once, or wherever it was repeated.
     source : {"X", "X_val"}
         The parameter that the images came in.
     """
@@ -38,20 +40,22 @@ class TrainingSet:
     items: list[Item]
     labels: NDArray
     weights: NDArray[np.float32] | None
-    rows: NDArray[np.intp]
+    rows: list[tuple[int, ...]]
     source: str = "X"
 
     @classmethod
     def of(cls, items: list[Item], labels: NDArray, source: str = "X") -> Self:
         """Take images and labels as they came, all of one weight."""
-        return cls(items, labels, None, np.arange(len(items)), source)
+        return cls(items, labels, None, [(row,) for row in range(len(items))], source)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def name(self, i: int) -> str:
         """Name the i-th image as the user would find it, for messages."""
-        return f"{self.source}[{self.rows[i]}]"
+        named = [f"{self.source}[{row}]" for row in self.rows[i][:_ROWS_AT_MOST]]
+        more = len(self.rows[i]) - len(named)
+        return ", ".join(named) + (f" and {more} more rows" if more else "")
 
     def encoded(self, classes: NDArray) -> NDArray[np.intp]:
         """Return each label's position among the sorted `classes`."""
@@ -64,7 +68,7 @@ class TrainingSet:
             items=[self.items[i] for i in index],
             labels=self.labels[index],
             weights=None if self.weights is None else _mean_one(self.weights[index]),
-            rows=self.rows[index],
+            rows=[self.rows[i] for i in index],
         )
 
     def weighed(
@@ -93,6 +97,16 @@ class TrainingSet:
                 )
         return replace(kept, weights=_mean_one(weights))
 
+    def check_split(self, fraction: float) -> None:
+        """Raise ValueError where `split` has too few images."""
+        counts = np.unique(self.labels, return_counts=True)[1]
+        n_val = self.n_validation(fraction)
+        if counts.min() < 2 or n_val + len(counts) > len(self):
+            raise ValueError(
+                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
+                "images with every class in both; give it more images, or pass X_val and y_val."
+            )
+
     def split(self, fraction: float, rng: np.random.RandomState) -> tuple[Self, Self]:
         """Cut off a validation part that has every class.
 
@@ -101,17 +115,18 @@ class TrainingSet:
         ValueError
             There are too few images.
         """
-        classes, labels = np.unique(self.labels, return_inverse=True)
-        n_classes, n_val = len(classes), max(len(classes), int(np.ceil(fraction * len(self))))
-        if np.bincount(labels).min() < 2 or n_val + n_classes > len(self):
-            raise ValueError(
-                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
-                "images with every class in both; give it more images, or pass X_val and y_val."
-            )
+        self.check_split(fraction)
         train, validation = train_test_split(
-            np.arange(len(self)), test_size=n_val, stratify=labels, random_state=rng
+            np.arange(len(self)),
+            test_size=self.n_validation(fraction),
+            stratify=np.unique(self.labels, return_inverse=True)[1],
+            random_state=rng,
         )
         return self.take(train), self.take(validation)
+
+    def n_validation(self, fraction: float) -> int:
+        """Count the images that `split` cuts off."""
+        return max(len(np.unique(self.labels)), int(np.ceil(fraction * len(self))))
 
     def merged(self) -> Self:
         """Replace repetitions by weights, in an order that the caller's order does not change.
@@ -126,7 +141,11 @@ class TrainingSet:
             places.setdefault((str(identity(item)), label), []).append(i)
         groups = [places[key] for key in sorted(places)]
         kept = self.take(np.array([group[0] for group in groups]))
-        return replace(kept, weights=_mean_one(np.array([sum(weights[group]) for group in groups])))
+        return replace(
+            kept,
+            weights=_mean_one(np.array([sum(weights[group]) for group in groups])),
+            rows=[tuple(row for i in group for row in self.rows[i]) for group in groups],
+        )
 
 
 def _checked_sample_weight(sample_weight: ArrayLike, n_images: int) -> NDArray[np.float64]:
@@ -148,7 +167,8 @@ def _check_class_weight(class_weight: Mapping[Any, float] | str) -> None:
     for label, weight in class_weight.items():
         if not 0 <= float(weight) <= _LARGE_WEIGHT:
             raise ValueError(
-                f"class_weight[{label!r}] is {weight!r}; it must be a finite number of at least 0."
+                f"class_weight[{plain(label)!r}] is {weight!r}; it must be a finite number of at "
+                "least 0."
             )
 
 

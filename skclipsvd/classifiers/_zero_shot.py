@@ -12,6 +12,7 @@ from torch import nn
 from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
 from ..images import Images
+from ..progress import shown
 from ..validation import fit_context
 from ._base import BaseCLIPClassifier
 from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
@@ -28,8 +29,10 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         As for `CLIPSVDClassifier`.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
-    class_names : mapping of label to str or list of str, optional
-        Words for each label. By default the label's own text, with spaces for underscores.
+    class_names : mapping of label to str or list of str, or list of these, optional
+        Words for each label; a list has them in the order of the sorted labels. By default the
+        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
     batch_size : int, default=32
@@ -40,6 +43,8 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         A torch device. ``"auto"`` takes a GPU where there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
+    verbose : int, default=0
+        1 says what goes on and shows a bar, 0 nothing.
 
     Attributes
     ----------
@@ -86,6 +91,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         precision: str = "auto",
         device: str = "auto",
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -96,6 +102,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
     @explained_out_of_memory()
@@ -119,12 +126,21 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         FileNotFoundError
             Weights that cannot be had.
         ValueError
-            A parameter out of its range, or fewer than two classes.
+            A parameter out of its range; fewer than two classes, or none that the model can tell
+            apart; labels that are missing, by index.
+
+        Warns
+        -----
+        BareLabelWarning
+            Labels are numbers or booleans, and no `class_names` say what they mean.
+        CutPromptWarning, IndistinctClassesWarning
+            The model does not read all of a prompt, or the same of two classes.
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)
-        backbone = self._load_backbone()
-        prompts = self._prompts(classes, backbone)
+        with shown(self.verbose):
+            backbone = self._load_backbone()
+        prompts = self._checked_prompts(classes, backbone)
         self._replace_fitted(
             {
                 "classes_": classes,

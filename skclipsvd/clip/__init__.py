@@ -1,9 +1,10 @@
 """A frozen CLIP: found, loaded, shared, run."""
 
 from .backbone import Backbone, backbone_in_memory, fingerprint, load_backbone
-from .devices import autocast, choose_device, choose_dtype
+from .devices import autocast, choose_device, choose_dtype, warn_if_slow
 from .embedding import embed, unit_image_features
 from .identity import Setting
+from .prompt_checks import check_prompts, warn_of_bare_labels
 from .prompts import ClassNames, Prompts, build_prompts, class_texts, encode_exactly
 from .weights import build_structure
 
@@ -16,6 +17,7 @@ __all__ = [
     "backbone_in_memory",
     "build_prompts",
     "build_structure",
+    "check_prompts",
     "choose_device",
     "choose_dtype",
     "class_texts",
@@ -24,4 +26,6 @@ __all__ = [
     "fingerprint",
     "load_backbone",
     "unit_image_features",
+    "warn_if_slow",
+    "warn_of_bare_labels",
 ]

@@ -13,6 +13,8 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from ..caching.process import BACKBONES
+from ..progress import note, phase
+from .devices import compute_after_fork
 from .identity import Setting, config_of, differences, has_quick_gelu
 from .skeleton import structural_copy
 from .towers import CLIPModel
@@ -135,18 +137,22 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     FileNotFoundError
         The weights are not here and cannot be had.
     """
+    compute_after_fork()
     source = source_of(model_name, pretrained)
+    if (source, str(device)) in BACKBONES:
+        note("model %s: in memory", model_name)
 
     def make_on_cpu() -> tuple[Backbone, int]:
-        model, tokenize = build_model(model_name, pretrained)
-        model.eval().requires_grad_(False)
-        backbone = Backbone(
-            model=model,
-            tokenize=tokenize,
-            preprocess=PreprocessCfg(**model.visual.preprocess_cfg),
-            fingerprint=fingerprint(model),
-            device=torch.device("cpu"),
-        )
+        with phase(f"loading model {model_name}"):
+            model, tokenize = build_model(model_name, pretrained)
+            model.eval().requires_grad_(False)
+            backbone = Backbone(
+                model=model,
+                tokenize=tokenize,
+                preprocess=PreprocessCfg(**model.visual.preprocess_cfg),
+                fingerprint=fingerprint(model),
+                device=torch.device("cpu"),
+            )
         return backbone, _nbytes(model)
 
     try:
@@ -160,7 +166,8 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
         return on_cpu
 
     def make_on_device() -> tuple[Backbone, int]:
-        model = copy.deepcopy(on_cpu.model).to(device)
+        with phase(f"copying model {model_name} to {device}"):
+            model = copy.deepcopy(on_cpu.model).to(device)
         copied = Backbone(model, on_cpu.tokenize, on_cpu.preprocess, on_cpu.fingerprint, device)
         return copied, _nbytes(model)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..caching.memory import explained_out_of_memory
 from ..images import Item, iterate, normalise
+from ..progress import Bar
 from .devices import autocast
 from .towers import CLIPModel
 
@@ -62,17 +63,19 @@ def embed(
     # the allocator from giving any of those back.
     kept: NDArray[np.float32] | None = None
     done = 0
-    for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
-        n = len(batch)
-        padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
-        with explained_out_of_memory(_ADVICE), torch.inference_mode():
-            with autocast(device, dtype):
-                pixels = normalise(torch.cat([batch, padding]), preprocess, device)
-                features = unit_image_features(model, pixels)
-            answers = (features if head is None else head(features))[:n].cpu().numpy()
-        if kept is None:
-            kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
-        kept[done : done + n] = answers
-        done += n
+    with Bar("embedding", len(items), "image", keep=True) as bar:
+        for batch in iterate(items, preprocess, n_threads, batch_size, device=device):
+            n = len(batch)
+            padding = batch.new_zeros(-n % _MULTIPLE, *batch.shape[1:])
+            with explained_out_of_memory(_ADVICE), torch.inference_mode():
+                with autocast(device, dtype):
+                    pixels = normalise(torch.cat([batch, padding]), preprocess, device)
+                    features = unit_image_features(model, pixels)
+                answers = (features if head is None else head(features))[:n].cpu().numpy()
+            if kept is None:
+                kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)
+            kept[done : done + n] = answers
+            done += n
+            bar.advance(n)
     assert kept is not None  # there is at least one image
     return kept

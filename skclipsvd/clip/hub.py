@@ -34,6 +34,8 @@ from huggingface_hub.utils import (
 )
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
+from ..progress import note
+
 # For one question and its answer, not for a download. HF_HUB_ETAG_TIMEOUT wins.
 _SECONDS = 5.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -173,6 +175,7 @@ class Repository:
         return True
 
     def _fetch(self, filename: str) -> Path:
+        note("downloading %s of hf-hub:%s", filename, self.name)
         try:
             path = Path(self._download(filename))
         except Exception as error:

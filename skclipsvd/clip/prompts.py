@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..labels import plain
 from .towers import CLIPModel
 
-# Words for each label.
-ClassNames = Mapping[Any, str | Sequence[str]]
+# Words for each label; a list has them in the order of the sorted labels.
+ClassNames = Mapping[Any, str | Sequence[str]] | Sequence[str | Sequence[str]]
+
+DEFAULT_TEMPLATE = "a photo of a {}."
 # Prompts per call of the text tower when nothing is trained: bounds the memory at 1,000 classes.
 _CHUNK = 256
 
@@ -26,27 +28,26 @@ class Prompts:
     Attributes
     ----------
     tokens : int64 Tensor of shape (n_prompts, context_length)
-        Distinct rows.
+        Of distinct sentences; whether the rows are distinct too is the tokeniser's affair.
     prompt : int64 Tensor of shape (n_pairs,)
         Row of `tokens`, for every pair of a class and one of its prompts, classes in order.
     owner : int64 Tensor of shape (n_pairs,)
         The class of that pair.
     n_classes : int
+    sentences : tuple of str
+        What the rows of `tokens` were before.
     """
 
     tokens: Tensor
     prompt: Tensor
     owner: Tensor
     n_classes: int
+    sentences: tuple[str, ...]
 
     def to(self, device: torch.device) -> Prompts:
         """Copy to another device."""
-        return Prompts(
-            tokens=self.tokens.to(device),
-            prompt=self.prompt.to(device),
-            owner=self.owner.to(device),
-            n_classes=self.n_classes,
-        )
+        tokens, prompt, owner = (t.to(device) for t in (self.tokens, self.prompt, self.owner))
+        return replace(self, tokens=tokens, prompt=prompt, owner=owner)
 
     def class_features(self, features: Tensor) -> Tensor:
         """Turn text embeddings of the prompts into one unit vector per class.
@@ -69,6 +70,13 @@ class Prompts:
         return F.normalize(sums, dim=-1)
 
 
+def label_text(label: Any) -> str:
+    """Return a label's own text, with spaces for underscores and no point in a whole number."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    return str(label).replace("_", " ")
+
+
 def class_texts(classes: Iterable[Any], class_names: ClassNames | None) -> list[list[str]]:
     """Find the words for each class.
 
@@ -76,8 +84,8 @@ def class_texts(classes: Iterable[Any], class_names: ClassNames | None) -> list[
     ----------
     classes : sequence
         The labels.
-    class_names : mapping of label to str or list of str, optional
-        Their words. None takes each label's own text, with spaces for underscores.
+    class_names : mapping of label to str or list of str, or list of these, optional
+        Their words, by label or in the order of `classes`. None takes each label's own text.
 
     Returns
     -------
@@ -87,25 +95,44 @@ def class_texts(classes: Iterable[Any], class_names: ClassNames | None) -> list[
     Raises
     ------
     ValueError
-        A label without words.
+        A label without words, or a list that is not as long as the labels.
     """
-    labels = [label.item() if isinstance(label, np.generic) else label for label in classes]
+    labels = [plain(label) for label in classes]
     if class_names is None:
-        return [[str(label).replace("_", " ")] for label in labels]
+        return [[label_text(label)] for label in labels]
+    if not isinstance(class_names, Mapping):
+        class_names = _by_label(labels, class_names)
     missing = [label for label in labels if label not in class_names]
     if missing:
+        keys = [plain(key) for key in class_names]
         raise ValueError(
             f"class_names has no entry for the label(s) {missing[:10]!r}; it needs one for each of "
-            f"the {len(labels)} labels in y (its keys are {list(class_names)[:10]!r})."
+            f"the {len(labels)} labels in y (its keys are {keys[:10]!r})."
         )
-    texts = [[v] if isinstance(v := class_names[label], str) else list(v) for label in labels]
-    for label, words in zip(labels, texts, strict=True):
-        if not words or not all(isinstance(word, str) and word.strip() for word in words):
+    texts = []
+    for label in labels:
+        words = class_names[label]
+        words = [words] if isinstance(words, str) else words
+        is_list = isinstance(words, Iterable) and not isinstance(words, (bytes, Mapping))
+        texts.append(list(words) if is_list else [])
+        if not texts[-1] or not all(isinstance(w, str) and w.strip() for w in texts[-1]):
             raise ValueError(
                 f"class_names[{label!r}] must be a text or a non-empty list of texts, got "
                 f"{class_names[label]!r}."
             )
     return texts
+
+
+def _by_label(
+    labels: list[Any], class_names: Sequence[str | Sequence[str]]
+) -> dict[Any, str | Sequence[str]]:
+    if len(class_names) != len(labels):
+        raise ValueError(
+            f"class_names is a list of {len(class_names)} for {len(labels)} labels in y, "
+            f"{labels[:10]!r}; it needs one text for each, in this order. Pass a mapping from "
+            "label to text where y may lack some labels."
+        )
+    return dict(zip(labels, (plain(words) for words in class_names), strict=True))
 
 
 def build_prompts(
@@ -148,6 +175,7 @@ def build_prompts(
         prompt=torch.tensor(prompt),
         owner=torch.tensor(owner),
         n_classes=len(texts),
+        sentences=tuple(rows),
     )
 
 

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 
 import torch
 
+from ..forks import in_forked_children
+
 _ONE_AT_A_TIME = threading.RLock()
+
+
+@in_forked_children
+def _forget_lock() -> None:
+    global _ONE_AT_A_TIME
+    _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager

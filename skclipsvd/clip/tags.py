@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from open_clip.pretrained import (
 )
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from ..exceptions import AmbiguousCheckpointWarning
+from ..exceptions import AmbiguousCheckpointWarning, warn
 
 # OpenAI's own repositories, which hold the weights in transformers' layout.
 _OPENAI = {
@@ -155,13 +154,12 @@ def warn_of_tags(model_name: str, path: str) -> None:
         if alike
         else "If it is used rightly as it is, silence AmbiguousCheckpointWarning."
     )
-    warnings.warn(
+    warn(
         f"model_name={model_name!r}, pretrained={path!r}: a checkpoint file holds weights, not how "
         f"they are used. This one is used with {_spelled_all(used)}. Published weights of this "
         f"architecture want something else, by tag: {by_tags}. If the file is one of these, name "
         f"the tag before the path, such as pretrained='{first}:{path}'. {else_}",
         AmbiguousCheckpointWarning,
-        stacklevel=2,
     )
 
 

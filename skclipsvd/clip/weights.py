@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..exceptions import RandomWeightsWarning, warn
+from ..progress import note
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
 from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
@@ -261,12 +262,12 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
     stated = {} if source.tag is None else settings(found.name, source.tag)
     wants_random = path is None and not _holds_weights(found)
     if wants_random:
-        warnings.warn(
+        warn(
             f"pretrained=None: {model_name!r} starts from random weights (seed {_RANDOM_SEED}) and "
             "knows nothing yet; pass a pretrained tag or a checkpoint to get a trained CLIP.",
-            UserWarning,
-            stacklevel=2,
+            RandomWeightsWarning,
         )
+    note("weights: %s", "random" if wants_random else path or f"in {found.folder}")
     with _building(model_name, pretrained):
         model = open_clip.create_model(
             found.name,

@@ -44,6 +44,8 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "--early-stopping": dict(action="store_true", default=None,
                              help="keep the epoch that is best on the part 'val', or on a tenth"),
     "--seed": dict(dest="random_state", type=int, metavar="N", help="makes a fit repeatable"),
+    "--checkpoint-dir": dict(metavar="FOLDER",
+                             help="go on from there after an interrupt, with the same command"),
 }  # fmt: skip
 
 

@@ -52,8 +52,8 @@ def run(command: str, options: _Options) -> int:
             warnings.simplefilter("always", SkclipsvdWarning)
             warnings.showwarning = _show_warning
             _COMMANDS[command](options)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,12 +2,11 @@
 
 from ._digits import load_handwritten_digits
 from ._folder import load_folder
-from .base import Dataset, SkippedFilesWarning, Split, list_images
+from .base import Dataset, Split, list_images
 from .published import load
 
 __all__ = [
     "Dataset",
-    "SkippedFilesWarning",
     "Split",
     "list_images",
     "load",

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..exceptions import SkippedFilesWarning, warn
 from .base import (
     DEFAULT_TEMPLATE,
     Contents,
     Dataset,
     Item,
     Items,
-    SkippedFilesWarning,
     absolute,
     build_dataset,
     contents,
@@ -180,11 +179,10 @@ def _walk(root: Path) -> Items:
             f"such as {root / twice[0]}."
         )
     if others := [folder for folder in folders if folder not in parts]:
-        warnings.warn(
+        warn(
             f"{root} holds {', '.join(parts)}, the parts of a data set; left out: "
             f"{', '.join(others)[:200]}.",
             SkippedFilesWarning,
-            stacklevel=4,
         )
     numbers: dict[str, int] = {}
     ordered = sorted(parts, key=lambda folder: list(_PARTS).index(parts[folder]))
@@ -216,7 +214,7 @@ def _walk_classes(root: Path, numbers: dict[str, int]) -> list[Item]:
         )
     _refuse_parts_inside(root, classes)
     if any(held.skipped or not held.images for held in found.values()):
-        warnings.warn(f"{root}: {_skipped(found)}", SkippedFilesWarning, stacklevel=5)
+        warn(f"{root}: {_skipped(found)}", SkippedFilesWarning)
     return [
         (path, numbers.setdefault(name, len(numbers)), name)
         for name, images in classes.items()

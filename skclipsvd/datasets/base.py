@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..exceptions import SkclipsvdWarning
 from ..images.opening import DECODED_FORMATS
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -38,10 +37,6 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"})
 # Path, class number and class name of an image; by part.
 Item = tuple[str, int, str]
 Items = Mapping[str, Sequence[Item]]
-
-
-class SkippedFilesWarning(SkclipsvdWarning):
-    """Files or folders inside class folders that were not taken for images."""
 
 
 @dataclass(frozen=True, eq=False)

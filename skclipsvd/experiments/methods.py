@@ -130,7 +130,16 @@ METHODS = {
 _LENGTHS = ("epochs", "max_steps", "steps_per_shot")
 # Where and how loudly a method runs; the rest decides what comes out.
 _NO_SETTING = frozenset(
-    {"device", "n_jobs", "verbose", "random_state", "class_names", "model_name", "pretrained"}
+    {
+        "device",
+        "n_jobs",
+        "verbose",
+        "checkpoint_dir",
+        "random_state",
+        "class_names",
+        "model_name",
+        "pretrained",
+    }
 )
 
 

@@ -4,6 +4,7 @@ from .augmentation import augment, random_crop
 from .decoding import (
     Decoded,
     check_exist,
+    content_digest,
     decode_all,
     decoding_threads,
     find_unreadable,
@@ -23,6 +24,7 @@ __all__ = [
     "as_items",
     "augment",
     "check_exist",
+    "content_digest",
     "decode_all",
     "decoding_threads",
     "find_unreadable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -61,6 +61,7 @@ def decode_all(
     *,
     keep: bool = True,
     name: Name = ROW_OF_X,
+    one_is_done: Callable[[], None] = lambda: None,
 ) -> list[Decoded]:
     """Decode images in threads, each once per process while it stays in the shared cache.
 
@@ -76,6 +77,8 @@ def decode_all(
         Whether to put what was decoded into the shared cache; what is there is always used.
     name : callable, optional
         What error messages call ``items[i]``, ``"X[i]"`` by default.
+    one_is_done : callable, optional
+        Is called after each item, in their order.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def decode_all(
         Images that cannot be decoded, by index and path. Every bad one of `items` is counted.
     """
     statuses = check_exist(items, name)
-    results = _attempt_all(items, statuses, preprocess, n_threads, keep)
+    results = _attempt_all(items, statuses, preprocess, n_threads, keep, one_is_done)
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
     for i, error in bad:
         if isinstance(error, MemoryError):
@@ -137,6 +140,7 @@ def _attempt_all(
     preprocess: PreprocessCfg,
     n_threads: int,
     keep: bool,
+    one_is_done: Callable[[], None] = lambda: None,
 ) -> list[Decoded | Exception]:
     def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
         try:
@@ -146,12 +150,16 @@ def _attempt_all(
 
     # In threads even where it is one: handlers of signals run in the main thread only, so that
     # what is caught here was raised by a decoder.
+    results = []
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
         try:
-            return list(pool.map(attempt, items, statuses))
+            for result in pool.map(attempt, items, statuses):
+                results.append(result)
+                one_is_done()
         except BaseException:  # an interrupt need not wait for the other images
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return results
 
 
 def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:
@@ -264,6 +272,17 @@ def identity(item: Item, status: os.stat_result | None = None) -> tuple:
         return ("bytes", hashlib.sha256(item).digest())
     pixels = np.ascontiguousarray(item if isinstance(item, np.ndarray) else open_rgb(item))
     return ("pixels", pixels.shape, hashlib.sha256(pixels.data).digest())
+
+
+def content_digest(item: Item) -> str:
+    """Hash what an item contains, wherever a file lies; what cannot be read is named later."""
+    try:
+        if isinstance(item, str):
+            with open(item, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        return str(identity(item))
+    except Exception as error:
+        return type(error).__name__
 
 
 def _decode_shared(

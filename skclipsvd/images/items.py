@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..labels import is_missing
+
 _NAMED_AT_MOST = 10
 _CHANNELS_FIRST = "; channels come last: array.transpose(1, 2, 0)"
+_BATCH_CHANNELS_FIRST = " Channels come last: X.transpose(0, 2, 3, 1) of an array."
 
 
 class SupportsArray(Protocol):
@@ -107,6 +110,7 @@ def _array_as_sequence(X: np.ndarray) -> Sequence[Any]:
     raise ValueError(
         f"X has shape {X.shape} and dtype {X.dtype}; expected image paths of shape (n,) or (n, 1), "
         "or uint8 images of shape (n, height, width, 3). For embeddings use CosineClassifier."
+        f"{_BATCH_CHANNELS_FIRST if X.ndim == 4 and X.shape[1] == 3 else ''}"
     )
 
 
@@ -126,9 +130,11 @@ def _as_item(index: int, item: Any) -> Item:
         return _checked_array(index, item)
     if isinstance(item, (list, tuple)) and len(item) == 1:
         return _as_item(index, item[0])
+    if isinstance(item, (bytearray, memoryview)):
+        item = bytes(item)
     if isinstance(item, (str, bytes)):
         return item
-    if item is None or type(item).__name__ in {"NAType", "NaTType"} or item != item:
+    if is_missing(item):
         raise ValueError(f"X[{index}] is missing (NaN or None); drop the row or give it an image.")
     raise TypeError(
         f"X[{index}] is a {type(item).__name__}; expected a path (str or Path), encoded bytes, a "
@@ -157,6 +163,12 @@ def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
     advice = "Correct the paths" if problem == "no such file" else "Replace the files"
     relative = any(isinstance(item, str) and not Path(item).is_absolute() for _, item, *_ in bad)
     where = f" (relative paths start at {os.getcwd()})" if relative else ""
+    if (
+        problem == "no such file"
+        and os.sep == "/"
+        and any("\\" in str(item) for _, item, *_ in bad)
+    ):
+        where += " (a path with backslashes, as on Windows, needs / between its folders here)"
     return f"{len(bad)} image(s): {problem}{where}. {advice} or drop the rows: " + "; ".join(lines)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..exceptions import BitDepthWarning
+from ..forks import in_forked_children
 from .items import Item
 
 # What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
@@ -28,6 +29,7 @@ DECODED_FORMATS = frozenset({
     "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 })
 # fmt: on
+_LONGEST_PATH = 1024
 _MAX_FILE_BYTES = 2 * 2**30
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left.
 LARGE_JPEG = 8_000_000
@@ -58,6 +60,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"])
 # Lazily opened pictures share a file position and a decoder: one thread at a time loads each.
 _LOCKS = [threading.Lock() for _ in range(64)]
+
+
+@in_forked_children
+def _forget_locks() -> None:
+    _LOCKS[:] = [threading.Lock() for _ in _LOCKS]
 
 
 def unfit(status: os.stat_result) -> str | None:
@@ -116,6 +123,11 @@ def _open_file(file: BinaryIO, enough: int | None) -> Image.Image:
         pixels = _png_without_metadata(file)
         if pixels is None:
             if isinstance(error, UnidentifiedImageError):
+                if isinstance(file, BytesIO) and _is_path(file.getvalue()):
+                    raise ValueError(
+                        "is text like a path; bytes are the content of an image file: pass "
+                        f"{file.getvalue().decode()!r}"
+                    ) from None
                 raise ValueError(_what_it_is(_head(file))) from None
             raise
         try:
@@ -205,6 +217,14 @@ def _integers_to_rgb(image: Image.Image) -> Image.Image:
 def _head(file: BinaryIO) -> bytes:
     file.seek(0)
     return file.read(256)
+
+
+def _is_path(content: bytes) -> bool:
+    """Whether bytes are one printable line, as paths that come from h5py or a database are."""
+    try:
+        return len(content) < _LONGEST_PATH and content.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _what_it_is(head: bytes) -> str:

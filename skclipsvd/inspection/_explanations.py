@@ -15,6 +15,7 @@ from ..classifiers import BaseCLIPClassifier, frozen_and_adapted, prompts_of
 from ..clip import Backbone, Prompts
 from ..frames import Table, table
 from ..images import ImageLike, as_items, check_exist, decode_all, normalise, stack_views
+from ..labels import plain
 from .contributions import (
     Component,
     SplitEmbeddings,
@@ -113,7 +114,9 @@ class Explanation:
             return int(self.scores_after.argmax())
         found = np.flatnonzero(self.classes == label)
         if len(found) != 1:
-            raise ValueError(f"label={label!r} is none of the classes {self.classes.tolist()!r}.")
+            raise ValueError(
+                f"label={plain(label)!r} is none of the classes {self.classes.tolist()!r}."
+            )
         return int(found[0])
 
     def __repr__(self) -> str:

@@ -2,13 +2,16 @@
 
 from .automatic import automatic_lr, automatic_steps
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
+from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
 from .loop import learning_rate, train
+from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
 __all__ = [
     "CallbackSupportMixin",
+    "Checkpoint",
     "EarlyStopping",
     "Encoders",
     "FitMonitor",
@@ -16,6 +19,8 @@ __all__ = [
     "Task",
     "automatic_lr",
     "automatic_steps",
+    "TrainingState",
+    "checked_folder",
     "learning_rate",
     "steps_per_epoch",
     "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ class EarlyStopping:
     ----------
     pixels : uint8 Tensor of shape (n_images, 3, height, width)
     labels : int array of shape (n_images,)
+    weights : float32 array of shape (n_images,) or None
+        Of the images in accuracy and loss; None where all are equal.
     patience : int or None
         Epochs without a better one after which to stop; None only watches.
     tol : float
@@ -29,12 +32,18 @@ class EarlyStopping:
 
     pixels: Tensor
     labels: NDArray[np.intp]
+    weights: NDArray[np.float32] | None
     patience: int | None
     tol: float
     scores: list[float] = field(default_factory=list)
     best: tuple[float, float] | None = None
     best_state: list[Tensor] = field(default_factory=list)
     waited: int = 0
+
+    @property
+    def kept_the_start(self) -> bool:
+        """Whether no epoch was better than the numbers before training."""
+        return self.waited == len(self.scores) - 1
 
     def update(self, accuracy: float, loss: float, numbers: list[nn.Parameter]) -> bool:
         """Take note of an epoch; True where it is time to stop."""
@@ -51,6 +60,15 @@ class EarlyStopping:
         if self.patience is not None:
             for number, best in zip(numbers, self.best_state, strict=True):
                 number.data.copy_(best)
+
+    def values(self) -> dict[str, Any]:
+        """Return what it knows beside the best numbers, as JSON can hold it."""
+        return {"scores": self.scores, "best": self.best, "waited": self.waited}
+
+    def take_up(self, values: dict[str, Any], best_state: list[Tensor]) -> None:
+        """Go on from what `values` returned."""
+        self.scores, self.waited = list(values["scores"]), int(values["waited"])
+        self.best, self.best_state = tuple(values["best"]), best_state
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
         if self.best is None or accuracy > self.best[0] + self.tol:

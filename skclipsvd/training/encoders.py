@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..images import normalise, size_of
 from .early_stopping import EarlyStopping
 from .frozen_blocks import freeze_below, read_only_class_token
 from .memory_estimate import extrapolated, saved_bytes
+from .predictions import SeenPredictions
 from .task import Recipe, Task
 from .text_encoder import text_encoder
 
@@ -65,6 +66,7 @@ class Encoders:
         self.weights = None
         if task.weights is not None:
             self.weights = torch.from_numpy(task.weights).to(task.backbone.device)
+        self.seen = SeenPredictions(len(task.labels), task.backbone.device)
         self.frozen_text = None if "text" in trained else self._frozen(self._encode_text)
         self.frozen_images = None
         if "image" not in trained and task.fixed_pixels:
@@ -73,24 +75,39 @@ class Encoders:
     def backward(self, rows: NDArray[np.intp], scaler: torch.amp.GradScaler) -> Tensor:
         """Add up the gradients of one batch's mean loss, and return that loss.
 
-        The texts are encoded once for the whole batch: micro-batches collect the gradient of the
-        text features, which then goes back through the text tower in one piece.
+        What it predicts on the way is noted in `seen`. The texts are encoded once for the whole
+        batch: micro-batches collect the gradient of the text features, which then goes back through
+        the text tower in one piece.
         """
         self._train(True)
         with self._own_randomness():
             self._begin_pass("text")
             text = self._encode_text() if self.frozen_text is None else self.frozen_text
             leaf = text.detach().requires_grad_(text.requires_grad)
+            if self.seen.text is None:
+                self.seen.text = text.detach().clone()
             total = torch.zeros((), device=leaf.device)
-            for start in range(0, len(rows), self.recipe.micro_batch_size):
+            for part in self._micro_batches(rows):
                 self._begin_pass("image")
-                part = rows[start : start + self.recipe.micro_batch_size]
                 loss = self._loss(part, leaf) / len(rows)
                 scaler.scale(loss).backward()
                 total += loss.detach()
             if text.requires_grad:
                 text.backward(leaf.grad)
         return total
+
+    @torch.no_grad()
+    def repeat_first_epoch(self, batches: Iterable[NDArray[np.intp]]) -> None:
+        """Fill what frozen blocks remember, in the batches that filled it before the fit was cut.
+
+        In others its last bits could be other ones.
+        """
+        if self.below is None or not self.task.fixed_pixels:
+            return
+        self._train(True)
+        for rows in batches:
+            for part in self._micro_batches(rows):
+                self._encode_pixels(self.task.pixels(part), part)
 
     def activation_bytes(self) -> int:
         """Estimate what a step keeps for its way back, from an image or two and a few prompts."""
@@ -138,15 +155,23 @@ class Encoders:
 
     @torch.no_grad()
     def evaluate(self, stopping: EarlyStopping) -> tuple[float, float]:
-        """Return accuracy and mean loss on a validation part."""
+        """Return accuracy and mean loss on a validation part, its images weighed."""
         self._train(False)
         text = self._encode_text()
         parts = stopping.pixels.split(self.recipe.micro_batch_size)
         images = torch.cat([self._encode_pixels(part) for part in parts])
         logits = self.task.logit_scale * images @ text.T
         labels = torch.from_numpy(stopping.labels).to(logits.device)
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        return accuracy.item(), F.cross_entropy(logits, labels).item()
+        right = (logits.argmax(dim=1) == labels).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if stopping.weights is None:
+            return right.mean().item(), losses.mean().item()
+        shares = torch.from_numpy(stopping.weights / stopping.weights.sum()).to(logits.device)
+        return (right @ shares).item(), (losses @ shares).item()
+
+    def _micro_batches(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        size = self.recipe.micro_batch_size
+        return (rows[start : start + size] for start in range(0, len(rows), size))
 
     def _loss(self, rows: NDArray[np.intp], text: Tensor) -> Tensor:
         if self.frozen_images is None:
@@ -154,9 +179,11 @@ class Encoders:
             images = self._encode_pixels(self.task.pixels(rows), same)
         else:
             images = self.frozen_images[rows]
+        logits, targets = self.task.logit_scale * images @ text.T, self.targets[rows]
+        self.seen.note(rows, logits, targets)
         losses = F.cross_entropy(
-            self.task.logit_scale * images @ text.T,
-            self.targets[rows],
+            logits,
+            targets,
             reduction="none",
             label_smoothing=self.recipe.label_smoothing,
         )
@@ -171,9 +198,7 @@ class Encoders:
             return unit_image_features(self.model, images)
 
     def _encode_all_images(self) -> Tensor:
-        rows = np.arange(len(self.task.labels))
-        size = self.recipe.micro_batch_size
-        parts = (rows[start : start + size] for start in range(0, len(rows), size))
+        parts = self._micro_batches(np.arange(len(self.task.labels)))
         return torch.cat([self._encode_pixels(self.task.pixels(part)) for part in parts])
 
     def _encode_text(self) -> Tensor:

@@ -35,8 +35,6 @@ class Recipe:
         Of the matrix products; trained numbers and the loss are float32.
     checkpointing : bool
         Whether to keep only each block's input and compute its activations again when going back.
-    verbose : bool
-        Whether to show a progress bar.
     """
 
     n_steps: int
@@ -47,7 +45,6 @@ class Recipe:
     label_smoothing: float
     dtype: torch.dtype
     checkpointing: bool
-    verbose: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +60,9 @@ class Task:
     logit_scale : float
         Factor of the cosine similarity.
     pixels : callable
-        Maps row numbers to a uint8 tensor of shape (batch, 3, height, width).
+        Maps row numbers to a uint8 tensor of shape (batch, 3, height, width), to train on.
+    views : callable
+        The same for what the model sees when it predicts.
     fixed_pixels : bool
         Whether a row has the same pixels every time.
     labels : int array of shape (n_images,)
@@ -76,6 +75,7 @@ class Task:
     prompts: Prompts
     logit_scale: float
     pixels: Callable[[NDArray[np.intp]], Tensor]
+    views: Callable[[NDArray[np.intp]], Tensor]
     fixed_pixels: bool
     labels: NDArray[np.intp]
     weights: NDArray[np.float32] | None = None

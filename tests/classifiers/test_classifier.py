@@ -136,6 +136,7 @@ def test_other_weights_are_refused(fitted, photographs, tmp_path):
         other.predict(paths)
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 @pytest.mark.parametrize(
     "labels", [["b_b", "a"] * 10, [3, -1] * 10, [True, False] * 10, [2.0, 1.0] * 10]
 )
@@ -302,6 +303,7 @@ def test_loss_falls(small_model, photographs):
     assert clf.loss_curve_[-5:].mean() < 0.5 * clf.loss_curve_[:2].mean()
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.SlowPrecisionWarning")
 def test_half_precision_trains_and_predicts_close_to_float32(small_model, photographs):
     paths, labels = photographs
     settings = dict(max_steps=5, lr=0.005, augment=False, random_state=0)

@@ -1,6 +1,8 @@
 """Images through the rest of scikit-learn: who takes which form of X, and what to do where not."""
 
+import warnings
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +70,15 @@ from skclipsvd import (
     CLIPZeroShotClassifier,
     CosineClassifier,
 )
+from skclipsvd.exceptions import BareLabelWarning
+from skclipsvd.model_selection import sample_shots
 
 PER_CLASS = 4
+NAMES = ("one", "two", "zero")
+# For ensembles, which number the labels before they pass them on.
+WORDS = dict(enumerate(NAMES))
+# Where the form of X is in question, and not what the labels say.
+any_words = pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 
 # LogisticRegression of scikit-learn < 1.8 passes options that SciPy 1.16 deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -100,7 +109,7 @@ def labels(rows, digits):
 @pytest.fixture(scope="module")
 def rows(digits):
     """Three classes of digit files, interleaved."""
-    chosen = [np.flatnonzero(digits[1] == name)[:PER_CLASS] for name in ("one", "two", "zero")]
+    chosen = [np.flatnonzero(digits[1] == name)[:PER_CLASS] for name in NAMES]
     return np.stack(chosen, axis=1).ravel()
 
 
@@ -196,11 +205,14 @@ CONSUMERS = {
     ),
     "CalibratedClassifierCV": (lambda: CalibratedClassifierCV(svd(), cv=SPLIT), "classes"),
     "VotingClassifier": (
-        lambda: VotingClassifier([("a", svd()), ("b", svd(random_state=1))], voting="soft"),
+        lambda: VotingClassifier(
+            [("a", svd(class_names=WORDS)), ("b", svd(class_names=WORDS, random_state=1))],
+            voting="soft",
+        ),
         "classes",
     ),
     "StackingClassifier": (
-        lambda: StackingClassifier([("a", svd())], LogisticRegression(), cv=3),
+        lambda: StackingClassifier([("a", svd(class_names=WORDS))], LogisticRegression(), cv=3),
         "classes",
     ),
     "OneVsRestClassifier": (lambda: OneVsRestClassifier(svd()), "classes"),
@@ -235,6 +247,7 @@ def from_list(paths, targets):
     return ask
 
 
+@any_words
 @all_forms
 @pytest.mark.parametrize("consumer", CONSUMERS)
 def test_every_form_of_x_gives_the_same_probabilities(consumer, form, paths, targets, from_list):
@@ -298,7 +311,9 @@ def test_a_classifier_of_images_counts_no_columns_and_returns_no_frames(fitted):
 
 
 COLUMN_CONSUMERS = {
-    "BaggingClassifier": lambda: BaggingClassifier(svd(), n_estimators=2, random_state=0),
+    "BaggingClassifier": lambda: BaggingClassifier(
+        svd(class_names=WORDS), n_estimators=2, random_state=0
+    ),
     # enough steps to beat chance on these very images, which AdaBoost insists on
     "AdaBoostClassifier": lambda: AdaBoostClassifier(
         svd(max_steps=12), n_estimators=2, random_state=0
@@ -329,9 +344,12 @@ def test_ensembles_of_weighted_images_take_a_column(name, form, paths, labels, f
 
 @pytest.fixture(scope="module")
 def codes(paths, labels):
-    return OutputCodeClassifier(svd(), code_size=1.0, random_state=0).fit(paths, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BareLabelWarning)
+        return OutputCodeClassifier(svd(), code_size=1.0, random_state=0).fit(paths, labels)
 
 
+@any_words
 @pytest.mark.parametrize("form", [form for form in FORMS if form not in SAME_SIZE_PIXELS])
 def test_error_correcting_codes_take_everything_but_pixels(form, codes, paths, labels):
     X = FORMS[form](paths)
@@ -364,6 +382,7 @@ def numeric_targets(labels):
     return {"SelfTrainingClassifier": known, "ClassifierChain": indicators}
 
 
+@any_words
 @pytest.mark.parametrize("name", NUMBERS_ONLY)
 def test_meta_estimators_that_calculate_with_x_cannot_take_paths(name, paths, labels):
     y = numeric_targets(labels).get(name, labels)
@@ -394,11 +413,14 @@ def from_index(paths, estimator):
     return make_pipeline(FunctionTransformer(take, kw_args={"paths": paths}), estimator)
 
 
+@any_words
 @pytest.mark.parametrize("name", ["SelfTrainingClassifier", "OneVsOneClassifier"])
 def test_they_work_on_a_column_of_row_numbers(name, paths, labels):
     y = numeric_targets(labels).get(name, labels)
     index = np.arange(len(paths))[:, None]
-    predicted = NUMBERS_ONLY[name](from_index(paths, svd())).fit(index, y).predict(index)
+    words = {"SelfTrainingClassifier": WORDS}.get(name)  # OneVsOne numbers every pair anew
+    clf = from_index(paths, svd(class_names=words))
+    predicted = NUMBERS_ONLY[name](clf).fit(index, y).predict(index)
     assert set(predicted) <= set(y) - {-1}
 
 
@@ -712,3 +734,157 @@ def test_embeddings_as_a_frame(kind, small_model, photographs):
         assert clf.predict(paths[:3]).shape == (3,)
         union = FeatureUnion([("clip", clone(clf)), ("frozen", CLIPEncoder(small_model))])
         assert union.fit_transform(paths, labels).shape == (20, 64)
+
+
+# --- What the labels say ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten(digits):
+    """Ten classes: four images each to learn from, and 150 others."""
+    index = sample_shots(digits[1], 4, random_state=0)
+    rest = np.setdiff1d(np.arange(250), index)[:150]
+    return [part[rows] for rows in (index, rest) for part in digits]
+
+
+TEN = dict(
+    enumerate(["eight", "five", "four", "nine", "one", "seven", "six", "three", "two", "zero"])
+)
+
+
+def learner(**params):
+    """Little training, so that wrong words show; with the right ones nearly all is right."""
+    return svd(max_steps=3, batch_size=64, **params)
+
+
+def column(X):
+    return np.asarray(X)[:, None]
+
+
+HALVES = StratifiedShuffleSplit(1, test_size=20, random_state=0)
+# Who passes labels on as they are, and who numbers them from 0.
+AS_THEY_ARE = {
+    "classifier": lambda clf: clf,
+    "Pipeline": lambda clf: make_pipeline(FunctionTransformer(), clf),
+    "GridSearchCV": lambda clf: GridSearchCV(clf, {"lr": [0.02]}, cv=HALVES, error_score="raise"),
+    "RandomizedSearchCV": lambda clf: RandomizedSearchCV(
+        clf, {"lr": [0.02]}, n_iter=1, cv=HALVES, error_score="raise"
+    ),
+    "HalvingGridSearchCV": lambda clf: HalvingGridSearchCV(
+        clf, {"lr": [0.02, 0.01]}, cv=HALVES, factor=2, min_resources=40, error_score="raise"
+    ),
+    "CalibratedClassifierCV": lambda clf: CalibratedClassifierCV(clf, cv=HALVES),
+    "AdaBoostClassifier": lambda clf: AdaBoostClassifier(clf, n_estimators=1, random_state=0),
+}
+NUMBERED = {
+    "VotingClassifier": lambda clf: VotingClassifier([("clf", clf)], voting="soft"),
+    "StackingClassifier": lambda clf: StackingClassifier(
+        [("clf", clf)], LogisticRegression(C=100), cv=2
+    ),
+    "BaggingClassifier": lambda clf: BaggingClassifier(clf, n_estimators=2, random_state=0),
+}
+IN_COLUMNS = {"BaggingClassifier", "AdaBoostClassifier"}
+NUMBERED_ANEW = {
+    "OneVsRestClassifier": OneVsRestClassifier,
+    "OutputCodeClassifier": lambda clf: OutputCodeClassifier(clf, code_size=1.0, random_state=0),
+}
+
+
+def accuracy(name, ensemble, ten, encode=np.asarray):
+    train, y_train, test, y_test = ten
+    if name in IN_COLUMNS:
+        train, test = column(train), column(test)
+    return ensemble.fit(train, encode(y_train)).score(test, encode(y_test))
+
+
+def as_numbers(labels):
+    return np.searchsorted(list(TEN.values()), labels)
+
+
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+def test_text_labels_are_words_through(name, ten):
+    assert accuracy(name, AS_THEY_ARE[name](learner()), ten) > 0.85
+
+
+@pytest.mark.parametrize("name", [*AS_THEY_ARE, *NUMBERED])
+def test_number_labels_with_class_names_are_words_too(name, ten):
+    """The recipe: class_names=dict(enumerate(np.unique(y))), whoever numbered the labels."""
+    make = {**AS_THEY_ARE, **NUMBERED}[name]
+    encode = as_numbers if name in AS_THEY_ARE else np.asarray
+    assert dict(enumerate(np.unique(ten[1]))) == TEN
+    assert accuracy(name, make(learner(class_names=TEN)), ten, encode) > 0.85
+
+
+def test_a_vote_of_one_with_class_names_is_the_classifier(ten):
+    train, y_train, test, _ = ten
+    plain = learner().fit(train, y_train)
+    vote = NUMBERED["VotingClassifier"](learner(class_names=TEN)).fit(train, y_train)
+    np.testing.assert_array_equal(vote.predict_proba(test), plain.predict_proba(test))
+    np.testing.assert_array_equal(vote.predict(test), plain.predict(test))
+
+
+# AdaBoost refuses what is worse than guessing, as this is; stacking learns which column is which.
+LEFT_OUT = {"AdaBoostClassifier", "StackingClassifier"}
+
+
+@pytest.mark.parametrize("name", sorted({*AS_THEY_ARE, *NUMBERED} - LEFT_OUT))
+def test_without_class_names_numbers_are_warned_of(name, ten):
+    make = {**AS_THEY_ARE, **NUMBERED}[name]
+    encode = as_numbers if name in AS_THEY_ARE else np.asarray
+    with pytest.warns(BareLabelWarning, match=r"class_names=dict\(enumerate\(np\.unique\(y\)\)\)"):
+        assert accuracy(name, make(learner()), ten, encode) < 0.5
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_OUT))
+def test_ensembles_that_mend_or_refuse_numbers_warn_too(name, ten):
+    make = {**AS_THEY_ARE, **NUMBERED}[name]
+    encode = as_numbers if name in AS_THEY_ARE else np.asarray
+    worse = pytest.raises(ValueError, match="worse than random")
+    with pytest.warns(BareLabelWarning), worse if name in AS_THEY_ARE else nullcontext():
+        accuracy(name, make(learner()), ten, encode)
+
+
+@pytest.mark.parametrize("name", NUMBERED_ANEW)
+def test_no_words_fit_where_every_classifier_numbers_anew(name, ten):
+    """And text labels are no help there; the classifier itself is better, and needs one fit."""
+    plain = accuracy("classifier", learner(), ten)
+    with pytest.warns(BareLabelWarning, match="OneVsRestClassifier and OutputCodeClassifier"):
+        assert accuracy(name, NUMBERED_ANEW[name](learner()), ten) < plain - 0.05
+
+
+def test_several_outputs_of_text_are_words(ten):
+    train, y_train, test, y_test = ten
+    classes = list(TEN.values())
+
+    def columns(y):
+        return np.stack([y, np.where(np.isin(y, classes[:5]), y, "zero")], axis=1)
+
+    fitted = MultiOutputClassifier(learner()).fit(train, columns(y_train))
+    assert (fitted.predict(test)[:, 0] == y_test).mean() > 0.85
+    with pytest.warns(BareLabelWarning):
+        MultiOutputClassifier(svd(max_steps=0)).fit(train, as_numbers(columns(y_train)))
+
+
+@pytest.mark.parametrize("wrapper", [TunedThresholdClassifierCV, FixedThresholdClassifier])
+def test_thresholds_of_text_labels(wrapper, ten):
+    pair = ["one", "zero"]
+    train, y_train, test, y_test = ten
+    few, rest = np.isin(y_train, pair), np.isin(y_test, pair)
+    settings = {"cv": 2} if wrapper is TunedThresholdClassifierCV else {"pos_label": "zero"}
+    clf = wrapper(learner(), **settings).fit(train[few], y_train[few])
+    assert clf.score(test[rest], y_test[rest]) > 0.85
+    with pytest.warns(BareLabelWarning):
+        wrapper(
+            svd(max_steps=0), **{**settings, **({} if "cv" in settings else {"pos_label": 1})}
+        ).fit(train[few], (y_train[few] == "zero").astype(int))
+
+
+def test_self_training_of_numbers_takes_words(ten):
+    train, y_train, test, y_test = ten
+    index = np.arange(len(train) + len(test))[:, None]
+    paths = [*train, *test]
+    known = as_numbers(y_train)
+    known[::4] = -1
+    clf = from_index(paths, learner(class_names=TEN))
+    fitted = SelfTrainingClassifier(clf, max_iter=1).fit(index[: len(train)], known)
+    assert fitted.score(index[len(train) :], as_numbers(y_test)) > 0.85

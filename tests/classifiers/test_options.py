@@ -315,6 +315,7 @@ def test_the_estimate_is_what_a_step_keeps(small_model, photographs, monkeypatch
     assert estimates[2] < 20 * estimates[0] / 5
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.SlowPrecisionWarning")
 @pytest.mark.parametrize("estimator", [CLIPSVDClassifier, CLIPLoRAClassifier])
 def test_half_precision_is_estimated_to_need_less(estimator, photographs, monkeypatch):
     """Weights that are cast for the products count once, not for every image."""

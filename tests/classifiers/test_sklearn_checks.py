@@ -5,6 +5,7 @@ from helpers.shim import ENCODER, LORA, SVD, TWO_STAGE, ZERO_SHOT
 from sklearn.utils.estimator_checks import check_estimator
 
 
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
 @pytest.mark.parametrize(
     ("estimator", "n_checks"),
     # At least so many under scikit-learn 1.6.1 and 1.9.1.

@@ -16,12 +16,12 @@ from skclipsvd import datasets
 from skclipsvd.caching.files import cache_dir
 from skclipsvd.datasets import (
     Dataset,
-    SkippedFilesWarning,
     load,
     load_folder,
     load_handwritten_digits,
 )
 from skclipsvd.datasets.published import LAYOUTS
+from skclipsvd.exceptions import SkippedFilesWarning
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

@@ -428,3 +428,76 @@ def test_a_folder_for_decoded_images_is_used_where_it_is_named(
         kept.write_bytes(damage)
         clear_caches()
         np.testing.assert_array_equal(decode_all([str(path)], CONFIG, 1)[0].view, first.view)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.RandomState(0).randint(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+
+
+class OffersAnArray:
+    """What zarr, xarray, CuPy's host arrays and others have in common."""
+
+    def __init__(self, array):
+        self.array = array
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.from_numpy,
+        OffersAnArray,
+        lambda x: list(torch.from_numpy(x)),
+        lambda x: [OffersAnArray(one) for one in x],
+        lambda x: torch.from_numpy(x).requires_grad_(False),
+    ],
+    ids=["tensor", "__array__", "list of tensors", "list of __array__", "frozen tensor"],
+)
+def test_what_becomes_an_array_is_one(pixels, wrap):
+    expected = decode_all(as_items(pixels), CONFIG, 1)
+    for one, other in zip(decode_all(as_items(wrap(pixels)), CONFIG, 1), expected, strict=True):
+        np.testing.assert_array_equal(one.view, other.view)
+
+
+def test_data_sets_of_h5py(pixels, tmp_path):
+    h5py = pytest.importorskip("h5py", reason="no wheel of it for every Python")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["pixels"], file["one"], file["paths"] = pixels, pixels[0], ["a/1.png", "2.png"]
+        expected = decode_all(as_items(pixels), CONFIG, 1)
+        for X in (file["pixels"], [file["one"]]):
+            for one, other in zip(decode_all(as_items(X), CONFIG, 1), expected, strict=False):
+                np.testing.assert_array_equal(one.view, other.view)
+        assert as_items(file["paths"].asstr()) == ["a/1.png", "2.png"]
+        with pytest.raises(ValueError, match=r"text like a path; .*: pass 'a/1\.png'; X\[1\]"):
+            decode_all(as_items(file["paths"]), CONFIG, 1)
+        with pytest.raises(TypeError, match="got File"):
+            as_items(file)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"transpose\(0, 2, 3, 1\)"),
+        (np.zeros((2, 3, 8, 8), np.float32), r"dtype float32.*transpose\(0, 2, 3, 1\)"),
+        ([torch.zeros(3, 8, 8, dtype=torch.uint8)], r"X\[0\].*transpose\(1, 2, 0\)"),
+        (torch.zeros(2, 8, 8, 3, requires_grad=True), r"tensor\.detach\(\)\.cpu\(\)"),
+        ([torch.zeros(8, 8, 3, requires_grad=True)], r"X\[0\] is a Tensor.*detach"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8, device="meta"), r"X is a Tensor.*\.cpu\(\)"),
+    ],
+    ids=["batch", "floats", "one", "gradient", "one with gradient", "of another device"],
+)
+def test_tensors_that_are_no_images_say_what_to_do(X, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        as_items(X)
+
+
+def test_bytes_in_other_clothes(digits):
+    content = Path(digits[0][0]).read_bytes()
+    assert as_items([bytearray(content), memoryview(content)]) == [content, content]

@@ -1,0 +1,49 @@
+"""Labels as users bring them: missing ones, and NumPy's own kinds of text and number."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+_NAMED_AT_MOST = 10
+
+
+def plain(label: Any) -> Any:
+    """Turn a label of NumPy's into Python's own, which prints without ``np.str_(...)``."""
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, or pandas's NA and NaT."""
+    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+        return True
+    return isinstance(value, Real) and value != value
+
+
+def check_no_missing(labels: Any, name: str) -> None:
+    """Raise ValueError, naming the rows, where labels are missing.
+
+    NumPy turns NaN among texts into the text "nan", a class like any other.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n,) or (n, 1)
+        As the user passed them.
+    name : str
+        What messages call them.
+    """
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "biuUS":
+        return
+    values = labels.to_pylist() if hasattr(labels, "to_pylist") else labels
+    if not isinstance(values, (list, tuple)):
+        values = np.asarray(values, dtype=object).ravel()
+    rows = [row for row, value in enumerate(values) if is_missing(value)]
+    if rows:
+        named = ", ".join(f"{name}[{row}]" for row in rows[:_NAMED_AT_MOST])
+        more = f" and {len(rows) - _NAMED_AT_MOST} more" if len(rows) > _NAMED_AT_MOST else ""
+        raise ValueError(
+            f"{len(rows)} label(s) are missing (NaN, None or NA): {named}{more}. Drop the rows, or "
+            "give them a label."
+        )

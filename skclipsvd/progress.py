@@ -1,0 +1,222 @@
+"""What users are told while they wait: log records, and bars where `verbose` asks for them.
+
+Every line is a record of the logger ``skclipsvd``, whatever `verbose` is, so that an application
+can route it. `verbose` decides what is shown where nobody listens to that logger, and bars.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Self
+
+from tqdm.auto import tqdm
+
+_logger = logging.getLogger("skclipsvd")
+_logger.addHandler(logging.NullHandler())
+
+# A bar that waits for one long step shows that time goes on.
+_TICK_SECONDS = 1.0
+_LINES, _DETAILS = 1, 2
+# What the estimator's method that is running on this thread asks for, and whether a bar is open.
+_VERBOSE: ContextVar[int] = ContextVar("skclipsvd_verbose", default=0)
+_IN_BAR: ContextVar[bool] = ContextVar("skclipsvd_in_bar", default=False)
+
+
+@contextmanager
+def shown(verbose: int) -> Iterator[None]:
+    """Show what is told inside, on this thread.
+
+    Parameters
+    ----------
+    verbose : int
+        As scikit-learn means it: 0 shows nothing, 1 lines and bars, 2 and more details as well.
+        Inside an open bar nothing is shown: a fit's callbacks may predict.
+    """
+    token = _VERBOSE.set(0 if _IN_BAR.get() else int(verbose))
+    try:
+        yield
+    finally:
+        _VERBOSE.reset(token)
+
+
+def note(message: str, *values: object) -> None:
+    """Say a line: a record of level INFO, shown from ``verbose=1`` on."""
+    _say(logging.INFO, _LINES, message, values)
+
+
+def detail(message: str, *values: object) -> None:
+    """Say more: a record of level DEBUG, shown from ``verbose=2`` on."""
+    _say(logging.DEBUG, _DETAILS, message, values)
+
+
+class _Tqdm(tqdm):
+    monitor_interval = 0  # else even a disabled bar starts a thread that stays
+
+
+class Bar:
+    """A bar, or a clock where the number of things to do is not known; silent without `verbose`.
+
+    Parameters
+    ----------
+    what : str
+        Stands in front, up to a parenthesis or a comma.
+    total : int or None
+        How many things there are to do.
+    unit : str
+        What they are.
+    done : int
+        How many of them were done before.
+    keep : bool
+        Whether it stays on the screen when it ends.
+
+    Attributes
+    ----------
+    result : str
+        What the line says when a `phase` ends.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0, keep: bool):
+        clock = {} if total is not None else {"bar_format": "{desc}: {elapsed}"}
+        self.result = ""
+        self._tqdm = _Tqdm(
+            total=total,
+            initial=done,
+            desc=what.split(" (")[0].split(",")[0],
+            unit=unit,
+            leave=keep,
+            disable=_VERBOSE.get() < _LINES,
+            **clock,
+        )
+        self._over = threading.Event()
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` things as done."""
+        self._tqdm.update(n)
+
+    def show(self, **numbers: str) -> None:
+        """Show numbers behind the bar."""
+        self._tqdm.set_postfix(numbers, refresh=False)
+
+    def __enter__(self) -> Self:
+        self._token = _IN_BAR.set(True)
+        if not self._tqdm.disable:
+            threading.Thread(target=self._tick, daemon=True, name="skclipsvd-clock").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._tqdm.close()
+        _IN_BAR.reset(self._token)
+
+    def _tick(self) -> None:
+        while not self._over.wait(_TICK_SECONDS):
+            with self._tqdm.get_lock():
+                if not self._over.is_set():
+                    self._tqdm.refresh(nolock=True)
+
+
+@dataclass
+class Outcome:
+    """What came of something that is done.
+
+    Attributes
+    ----------
+    result : str
+        What the line says when it ends.
+    """
+
+    result: str = ""
+
+
+@contextmanager
+def spoken(what: str) -> Iterator[Outcome]:
+    """Say when something begins and when it is done.
+
+    Parameters
+    ----------
+    what : str
+        Such as ``"decoding 20 images"``.
+
+    Yields
+    ------
+    outcome : Outcome
+        Set its `result` to say more at the end.
+    """
+    note("%s ...", what)
+    began, outcome = time.perf_counter(), Outcome()
+    yield outcome
+    end = f": {outcome.result}" if outcome.result else ""
+    note("%s: done in %s%s", what, seconds(time.perf_counter() - began), end)
+
+
+@contextmanager
+def phase(
+    what: str,
+    total: int | None = None,
+    unit: str = "it",
+    *,
+    done: int = 0,
+    keep: bool = False,
+) -> Iterator[Bar]:
+    """Say when something begins and when it is done, and show a bar in between.
+
+    Parameters
+    ----------
+    what : str
+        As for `spoken`.
+    total, unit, done, keep
+        As for `Bar`.
+
+    Yields
+    ------
+    bar : Bar
+        Set its `result` to say more when it is done.
+    """
+    with spoken(what) as outcome, Bar(what, total, unit, done=done, keep=keep) as bar:
+        yield bar
+        outcome.result = bar.result
+
+
+def seconds(duration: float) -> str:
+    """Write a duration as people say it: ``"0.4 s"``, ``"12 s"``, ``"3 min 05 s"``."""
+    if duration < 10:
+        return f"{duration:.1f} s"
+    whole = round(duration)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _say(level: int, verbosity: int, message: str, values: tuple[object, ...]) -> None:
+    heard = _is_heard(level)
+    show = not heard and _VERBOSE.get() >= verbosity
+    if not heard and not show:
+        return
+    # Bars on the screen make way for the line, whoever writes it.
+    with tqdm.external_write_mode(file=sys.stderr):
+        if heard:
+            _logger.log(level, message, *values)
+        else:
+            print(f"[skclipsvd] {message % values}", file=sys.stderr, flush=True)
+
+
+def _is_heard(level: int) -> bool:
+    """Tell whether a handler of the application takes our records of this level."""
+    if not _logger.isEnabledFor(level):
+        return False
+    logger: logging.Logger | None = _logger
+    while logger is not None:
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.NullHandler) and handler.level <= level:
+                return True
+        logger = logger.parent if logger.propagate else None
+    return False

@@ -1,0 +1,185 @@
+"""What users are told while they wait."""
+
+import logging
+import re
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skclipsvd import CLIPEncoder, CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd.progress import Bar, note, phase, seconds, shown
+
+SETTINGS = dict(max_steps=6, lr=0.01, augment=False, batch_size=8, random_state=0)
+# In the order in which a first fit says them.
+LINES = [
+    r"CLIPSVDClassifier.fit \.\.\.",
+    r"device cpu, precision float32",
+    r"20 images of 2 classes, and 4 to validate on",
+    r"loading model local-dir:.* \.\.\.",
+    r"weights: in /",
+    r"loading model .*: done in [\d.]+ s",
+    r"decoding 20 images of X \.\.\.",
+    r"decoding 20 images of X: done in",
+    r"decoding 4 images of X_val \.\.\.",
+    r"decompositions of 36 matrices \(0 on disk, 36 to compute\) \.\.\.",
+    r"decompositions of 36 matrices .*: done in",
+    r"preparing the first step \.\.\.",
+    r"preparing the first step: done in .*: a step needs about \d+ MiB",
+    r"training 6 steps of 8 images, lr 0.01 \.\.\.",
+    r"the other 2 steps will take about [\d.]+ s",
+    r"training 6 steps .*: done in .*: loss [\d.]+, validation accuracy [\d.]+",
+    r"merging the weights, and encoding the class texts \.\.\.",
+    r"merging the weights, and encoding the class texts: done in",
+    r"CLIPSVDClassifier.fit: done in",
+]
+
+
+@pytest.fixture
+def data(photographs):
+    paths, labels = photographs
+    return (paths, labels), dict(X_val=paths[:4], y_val=labels[:4])
+
+
+def lines(text):
+    """What stands on lines of its own, bars left out."""
+    parts = re.split(r"[\r\n]", text)
+    return [part.removeprefix("[skclipsvd] ") for part in parts if part.startswith("[skclipsvd]")]
+
+
+def assert_in_order(patterns, said):
+    rest = iter(said)
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern + ".*", line) for line in rest), (pattern, said)
+
+
+@pytest.mark.usefixtures("fresh_caches")
+def test_verbose_says_what_goes_on(small_model, data, capsys):
+    CLIPSVDClassifier(small_model, verbose=1, **SETTINGS).fit(*data[0], **data[1])
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert_in_order(LINES, lines(shown.err))
+    assert shown.err.count("[skclipsvd]") == len(lines(shown.err)), "a bar and a line in one"
+    steps = [part for part in re.split(r"[\r\n]", shown.err) if part.startswith("training")]
+    assert "6/6" in steps[-1]
+    assert re.search(r"loss=[\d.]+, validation accuracy=[\d.]+", steps[-1])
+    assert "0/6 [00:00<?" in steps[0], "the estimate starts with the first step"
+
+
+def test_nothing_is_said_by_default(small_model, data, capsys):
+    clf = CLIPSVDClassifier(small_model, **SETTINGS).fit(*data[0], **data[1])
+    clf.predict(data[0][0])
+    CLIPEncoder(small_model).fit_transform(data[0][0])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_two_says_more(small_model, photographs, capsys, tmp_path):
+    clf = CLIPSVDClassifier(small_model, verbose=1, checkpoint_dir=tmp_path, **SETTINGS)
+    clf.fit(*photographs)
+    first = lines(capsys.readouterr().err)
+    clf.set_params(verbose=2).fit(*photographs)
+    more = lines(capsys.readouterr().err)
+    assert not [line for line in first if line.startswith(("step", "checkpoint written"))]
+    assert len([line for line in more if re.match(r"step \d of 6: loss", line)]) == 2
+    assert len([line for line in more if line.startswith("checkpoint written")]) == 1
+    assert_in_order([r"checkpoint removed, the fit is done"], first)
+
+
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])
+def test_predictions_show_a_bar(kind, small_model, photographs, capsys):
+    settings = {} if kind is CLIPZeroShotClassifier else SETTINGS
+    clf = kind(small_model, **settings).fit(*photographs).set_params(verbose=1)
+    capsys.readouterr()
+    for method in ("predict", "predict_proba", "decision_function", "transform"):
+        getattr(clf, method)(photographs[0])
+        assert "20/20" in capsys.readouterr().err, method
+
+
+def test_an_encoder_shows_a_bar(small_model, photographs, capsys):
+    encoder = CLIPEncoder(small_model, verbose=1).fit(photographs[0])
+    capsys.readouterr()
+    encoder.transform(photographs[0])
+    assert "20/20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_an_application_that_listens_gets_records_once(verbose, small_model, data, caplog, capsys):
+    clf = CLIPSVDClassifier(small_model, verbose=verbose, **SETTINGS)
+    with caplog.at_level(logging.INFO, logger="skclipsvd"):
+        clf.fit(*data[0], **data[1])
+    assert "[skclipsvd]" not in capsys.readouterr().err
+    messages = [r.getMessage() for r in caplog.records if r.name == "skclipsvd"]
+    assert_in_order(
+        [line for line in LINES if not line.startswith(("loading", "decomp"))], messages
+    )
+    assert len([m for m in messages if m.startswith("CLIPSVDClassifier.fit: done")]) == 1
+
+
+def test_a_handler_on_the_screen_is_enough(small_model, photographs, capsys):
+    """As `logging.basicConfig(level="INFO")` sets it up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("own %(message)s"))
+    logger = logging.getLogger("skclipsvd")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        CLIPSVDClassifier(small_model, verbose=1, **SETTINGS).fit(*photographs)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    said = capsys.readouterr().err
+    assert said.count("device cpu") == said.count("own device cpu") == 1
+
+
+def test_a_handler_that_wants_warnings_only_does_not_silence_verbose(
+    small_model, photographs, capsys
+):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        CLIPSVDClassifier(small_model, verbose=1, **SETTINGS).fit(*photographs)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().err.count("device cpu") == 1
+
+
+def test_what_runs_inside_a_bar_is_silent(small_model, photographs, capsys):
+    """A callback of a fit predicts after every epoch."""
+    clf = CLIPZeroShotClassifier(small_model, verbose=1).fit(*photographs)
+    capsys.readouterr()
+    with shown(1), Bar("outer", 3, "step", keep=True) as bar:
+        clf.predict(photographs[0])
+        bar.advance(3)
+    err = capsys.readouterr().err
+    assert "3/3" in err
+    assert "20/20" not in err
+    assert "[skclipsvd]" not in err
+    clf.predict(photographs[0])
+    assert "20/20" in capsys.readouterr().err
+
+
+def test_what_fails_is_not_said_to_be_done(capsys):
+    with shown(1), pytest.raises(KeyError), phase("one thing"):
+        raise KeyError
+    assert lines(capsys.readouterr().err) == ["one thing ..."]
+    note("%s", "nobody listens")
+    assert capsys.readouterr() == ("", "")
+
+
+@given(st.floats(0, 1e6))
+def test_durations_read_back(duration):
+    text = seconds(duration)
+    units = {"s": 1, "min": 60, "h": 3600}
+    parts = re.findall(r"([\d.]+) (s|min|h)", text)
+    value = sum(float(number) * units[unit] for number, unit in parts)
+    assert abs(value - duration) <= max(0.05, 0.5, 30 * (duration >= 3600) * 2)
+    assert parts == sorted(parts, key=lambda part: -units[part[1]])
+
+
+def test_bars_survive_numbers_of_numpy(capsys):
+    with shown(np.int64(1)), phase("things", 3, "thing") as bar:
+        bar.advance(np.int64(3))
+    assert len(lines(capsys.readouterr().err)) == 2
