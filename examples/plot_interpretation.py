@@ -49,7 +49,7 @@ print(
 # ---------------
 #
 # Every trained number beside the frozen one, as a table. The largest relative changes are usually
-# at the small end of a spectrum, where there is little to be a share of.
+# those of the smallest singular values: close to zero, any change is large in proportion.
 
 changes = singular_value_changes(clf)
 size = changes.assign(change=changes.relative_change.abs()).groupby(["tower", "matrix"])["change"]

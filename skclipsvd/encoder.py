@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,13 @@ from .classifiers import (
     frozen_and_adapted,
 )
 from .clip import Backbone
-from .images import Images, as_items, check_exist
+from .images import (
+    Images,
+    ImageStream,
+    answered_in_parts,
+    as_items,
+    check_exist,
+)
 from .progress import shown
 from .validation import fit_context
 
@@ -143,13 +150,13 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self
 
     @explained_out_of_memory()
-    def transform(self, X: Images) -> NDArray[np.float32]:
+    def transform(self, X: ImageStream) -> NDArray[np.float32]:
         """Embed images.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -163,6 +170,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             `classifier` that was fitted again.
         """
         check_is_fitted(self)
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self.transform, self.batch_size)
         items = as_items(X)
         check_exist(items)
         with shown(self.verbose):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from pathlib import Path
@@ -16,19 +17,22 @@ __all__ = [
     "BareLabelWarning",
     "BitDepthWarning",
     "CheckpointWarning",
+    "ConflictingLabelsWarning",
     "CutPromptWarning",
     "ForkedProcessWarning",
     "IndistinctClassesWarning",
     "NotConvergedWarning",
     "RandomWeightsWarning",
+    "RepeatedImagesWarning",
     "SkippedFilesWarning",
     "SlowPrecisionWarning",
     "UnchangedPredictionsWarning",
 ]
 
 # Nobody reads a warning that points into these.
-_NOT_THE_USERS = tuple(
-    str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)
+_NOT_THE_USERS = (
+    *(str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__)),
+    contextlib.__file__,  # a decorator's frame
 )
 
 
@@ -63,6 +67,10 @@ class UnchangedPredictionsWarning(SkclipsvdWarning):
     """A fit after which its training images are predicted as before, wrong ones included."""
 
 
+class ConflictingLabelsWarning(SkclipsvdWarning):
+    """One picture is trained on with several labels, perhaps under several names."""
+
+
 class CutPromptWarning(SkclipsvdWarning):
     """Prompts are longer than the text tower reads; their last words are lost."""
 
@@ -81,6 +89,10 @@ class NotConvergedWarning(SkclipsvdWarning, ConvergenceWarning):
 
 class RandomWeightsWarning(SkclipsvdWarning):
     """``pretrained=None``: the model starts from random weights."""
+
+
+class RepeatedImagesWarning(SkclipsvdWarning):
+    """An experiment draws more shots than a class has images, so that some are repeated."""
 
 
 class SkippedFilesWarning(SkclipsvdWarning):

@@ -1,4 +1,4 @@
-"""Few-shot sampling and splitting, base and novel classes, and their harmonic mean."""
+"""Few-shot sampling and splitting, base and novel classes, duplicates across a split."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import BaseCrossValidator
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+
+from .frames import Table, table
 
 _Positions = NDArray[np.int64]
 RandomState = int | np.random.RandomState | None
 
-__all__ = ["FewShotSplit", "base_novel_split", "harmonic_mean_score", "sample_shots"]
+__all__ = [
+    "FewShotSplit",
+    "base_novel_split",
+    "find_duplicates",
+    "harmonic_mean_score",
+    "sample_shots",
+]
+
+# Similarities of so many rows are held at a time.
+_BLOCK = 1024
 
 
 def sample_shots(
@@ -310,6 +321,80 @@ def harmonic_mean_score(base: float, novel: float) -> float:
     smaller, larger = sorted((base, novel))
     # Divided first: the product of very small numbers would be 0.
     return float(2 * smaller * (larger / (smaller + larger))) if larger else 0.0
+
+
+def find_duplicates(
+    embeddings: ArrayLike, others: ArrayLike | None = None, *, threshold: float = 0.98
+) -> Table:
+    """Find pairs of images that are equal or nearly so, by their embeddings.
+
+    Pictures of one scene on both sides of a split make a score too good.
+
+    Parameters
+    ----------
+    embeddings : array-like of shape (n_images, n_features)
+        From `CLIPEncoder` or a classifier's `transform`, for example of the training images.
+    others : array-like of shape (n_others, n_features), optional
+        Of the same encoder, for example of the test images. By default pairs are looked for within
+        `embeddings`.
+    threshold : float, default=0.98
+        The least cosine similarity of a pair, from -1 to 1. Equal pictures have 1, but for
+        rounding; what near-equal ones and merely similar ones have differs between encoders, so
+        look at the pairs around the threshold.
+
+    Returns
+    -------
+    pairs : DataFrame, or list of dict without pandas
+        One row per pair, the most similar first: "first", a position in `embeddings`; "second", one
+        in `others`, or a later one in `embeddings`; and "similarity".
+
+    Raises
+    ------
+    ValueError
+        Not two tables of finite numbers of the same width, a row of zeros, or a `threshold` out of
+        its range.
+
+    Examples
+    --------
+    >>> from skclipsvd.model_selection import find_duplicates
+    >>> train, test = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.5], [0.7, 0.7]]
+    >>> find_duplicates(train, test)
+       first  second  similarity
+    0      1       0         1.0
+    """
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r} must be from -1 to 1.")
+    first = _unit_rows("embeddings", embeddings)
+    second = first if others is None else _unit_rows("others", others)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"embeddings have {first.shape[1]} features and others {second.shape[1]}; embed both "
+            "with one encoder."
+        )
+    found: list[NDArray] = []
+    for start in range(0, len(first), _BLOCK):
+        similarities = first[start : start + _BLOCK] @ second.T
+        if others is None:  # each pair once, and none with itself
+            similarities[np.tril_indices_from(similarities, start)] = -np.inf
+        rows, columns = np.nonzero(similarities >= threshold)
+        found.append(np.column_stack([rows + start, columns, similarities[rows, columns]]))
+    pairs = np.concatenate(found)
+    pairs = pairs[np.argsort(-pairs[:, 2], kind="stable")]
+    return table(
+        {
+            "first": pairs[:, 0].astype(np.int64),
+            "second": pairs[:, 1].astype(np.int64),
+            "similarity": pairs[:, 2],
+        }
+    )
+
+
+def _unit_rows(name: str, embeddings: ArrayLike) -> NDArray[np.float64]:
+    checked: NDArray = check_array(embeddings, dtype=np.float64, input_name=name)
+    lengths = np.linalg.norm(checked, axis=1, keepdims=True)
+    if not lengths.all():
+        raise ValueError(f"{name}[{int(np.argmin(lengths))}] is all zeros, which has no direction.")
+    return checked / lengths
 
 
 def _labels(y: ArrayLike | None) -> NDArray:

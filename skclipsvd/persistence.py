@@ -21,16 +21,24 @@ _KINDS: tuple[type[Classifier], ...] = (
 _CLASSIFIERS = {kind.__name__: kind for kind in _KINDS}
 
 
-def load_adapter(path: str | Path) -> Classifier:
+def load_adapter(
+    path: str | Path, model_name: str | None = None, pretrained: str | None = None
+) -> Classifier:
     """Read a fitted classifier that `save_adapter` wrote; safe with a stranger's file.
 
-    Nothing in the file is run. Its frozen weights are not in it: they are loaded, and their
-    fingerprint compared, when the classifier first predicts.
+    Nothing in the file is run, and it does not choose what is opened or downloaded: a folder, a
+    repository of the hub or a checkpoint file has to be named by the caller. The frozen weights
+    are not in the file: they are loaded, and their fingerprint compared, when the classifier first
+    predicts.
 
     Parameters
     ----------
     path : str or Path
         An adapter file.
+    model_name, pretrained : str, optional
+        The backbone, where the file names another one than a name of `open_clip.list_models` with
+        one of its tags, or ``"tiny"``; or where it lies elsewhere on this machine. By default what
+        the file says.
 
     Returns
     -------
@@ -42,7 +50,8 @@ def load_adapter(path: str | Path) -> Classifier:
     FileNotFoundError
         There is no such file.
     ValueError
-        Not an adapter file, a damaged one, or one of a newer format.
+        Not an adapter file, a damaged one, one of a newer format, or one that names a folder, a
+        repository or a checkpoint as its backbone, which `model_name` or `pretrained` has to name.
 
     Examples
     --------
@@ -57,4 +66,4 @@ def load_adapter(path: str | Path) -> Classifier:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such adapter file.")
-    return read_adapter(path, _CLASSIFIERS)
+    return read_adapter(path, _CLASSIFIERS, model_name, pretrained)

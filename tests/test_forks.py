@@ -93,7 +93,7 @@ def test_locks_that_another_thread_held_at_the_fork_are_open():
         from skclipsvd.adaptation import factors
         from skclipsvd.caching import process as caches
         from skclipsvd.clip import randomness
-        from skclipsvd.images import opening
+        from skclipsvd.images import formats
 
         clf = svd().fit(paths, labels)
         picture = Image.open(paths[0])
@@ -101,7 +101,7 @@ def test_locks_that_another_thread_held_at_the_fork_are_open():
 
         def hold():
             locks = [caches.IMAGES._lock, factors._DECOMPOSING, randomness._ONE_AT_A_TIME]
-            for lock in locks + opening._LOCKS:
+            for lock in locks + formats._LOCKS:
                 lock.acquire()
             held.set()
             done.wait()

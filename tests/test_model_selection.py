@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from skclipsvd.model_selection import (
     FewShotSplit,
     base_novel_split,
+    find_duplicates,
     harmonic_mean_score,
     sample_shots,
 )
@@ -277,3 +278,47 @@ def test_harmonic_mean_limits():
     for bad in (-1, float("nan"), float("inf"), "1", None):
         with pytest.raises(ValueError, match="novel must be a finite number"):
             harmonic_mean_score(1, bad)
+
+
+# --- find_duplicates
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.floats(-1, 1))
+def test_duplicates_are_all_pairs_above_the_threshold(seed, n, m, threshold):
+    rng = np.random.default_rng(seed)
+    one, other = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+    angles = (one @ other.T) / np.outer(*(np.linalg.norm(e, axis=1) for e in (one, other)))
+    pairs = find_duplicates(one, other, threshold=threshold)
+    assert set(zip(pairs["first"], pairs["second"], strict=True)) == set(
+        zip(*np.nonzero(angles >= threshold), strict=True)
+    )
+    np.testing.assert_allclose(pairs["similarity"], angles[pairs["first"], pairs["second"]])
+    assert (np.diff(pairs["similarity"]) <= 0).all()
+    within = find_duplicates(one, threshold=threshold)
+    assert (within["first"] < within["second"]).all()
+    crossed = find_duplicates(one, one, threshold=threshold)
+    assert len(crossed) >= 2 * len(within)
+
+
+def test_duplicates_beyond_one_block():
+    embeddings = np.random.default_rng(0).normal(size=(3000, 32))
+    embeddings[2900] = 3 * embeddings[7]
+    embeddings[2100] = embeddings[1500] + 1e-3
+    pairs = find_duplicates(embeddings, threshold=0.999)
+    assert pairs[["first", "second"]].to_numpy().tolist() == [[7, 2900], [1500, 2100]]
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "others", "threshold", "message"),
+    [
+        ([[1.0, 0.0]], [[1.0]], 0.9, "have 2 features and others 1"),
+        ([[1.0], [0.0]], None, 0.9, r"embeddings\[1\] is all zeros"),
+        ([[1.0]], [[0.0]], 0.9, r"others\[0\] is all zeros"),
+        ([[1.0]], [[np.nan]], 0.9, "others contains NaN"),
+        (["a.jpg", "b.jpg"], None, 0.9, "could not convert string|Expected 2D"),
+        ([[1.0]], None, 98, "threshold=98 must be from -1 to 1"),
+    ],
+)
+def test_duplicates_of_what_is_no_embedding(embeddings, others, threshold, message):
+    with pytest.raises(ValueError, match=message):
+        find_duplicates(embeddings, others, threshold=threshold)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .targets import Target
@@ -106,6 +107,15 @@ class Adaptation(ABC):
             for rows, target in row_blocks(len(matrix), targets)
         ]
         return join(blocks, dim=0).reshape(frozen.shape)
+
+
+def check_shape(name: str, values: ArrayLike, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where numbers from elsewhere are not those of a model's matrix."""
+    if np.shape(values) != shape:
+        raise ValueError(
+            f"the numbers for {name!r} have shape {np.shape(values)}, the model's have {shape}: "
+            "they are damaged, or of another model."
+        )
 
 
 def row_blocks(

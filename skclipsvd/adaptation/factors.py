@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,7 +176,8 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
     def begin() -> None:
         torch.get_num_threads()  # a thread takes the common number when it is first asked
         torch.set_num_threads(1)
-        all_there.wait()
+        with suppress(threading.BrokenBarrierError):  # interrupted: there is nothing to do
+            all_there.wait()
 
     pool = ThreadPoolExecutor(n_workers, initializer=begin)
     try:

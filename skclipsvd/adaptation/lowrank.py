@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation
+from .base import Adaptation, check_shape
 from .targets import Target
 
 
@@ -48,7 +48,11 @@ class LowRankAdaptation(Adaptation):
         self._index = {target.name: i for i, target in enumerate(self.targets)}
         self.factors: dict[str, nn.Parameter] = {}
         for target in self.targets:
-            for name in (f"{target.name}/a", f"{target.name}/b"):
+            rank = len(factors[f"{target.name}/a"])
+            shapes = {"a": (rank, target.shape[1]), "b": (target.shape[0], rank)}
+            for part, shape in shapes.items():
+                name = f"{target.name}/{part}"
+                check_shape(name, factors[name], shape)
                 values = np.asarray(factors[name], dtype=np.float32)
                 self.factors[name] = nn.Parameter(torch.tensor(values, device=device))
 

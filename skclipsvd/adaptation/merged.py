@@ -49,6 +49,6 @@ def state_digest(state: Mapping[str, NDArray]) -> str:
     """Hash an adaptation's numbers: equal ones, and only those, give the same text."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
+        digest.update(f"{name}{np.shape(state[name])}".encode())
         digest.update(np.ascontiguousarray(state[name]).data)
     return digest.hexdigest()

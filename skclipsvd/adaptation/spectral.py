@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation
+from .base import Adaptation, check_shape
 from .factors import Factors
 from .targets import Target
 
@@ -37,6 +37,9 @@ class SpectralAdaptation(Adaptation):
         super().__init__(targets)
         self.factors = {target.name: factors[target.name] for target in targets}
         self._in_products = self.factors
+        if state is not None:
+            for target in targets:
+                check_shape(target.name, state[target.name], (target.rank,))
         self.s = {
             name: nn.Parameter(
                 # Copies: training works in place, and neither is this adaptation's own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
@@ -10,17 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 _ADVICE = "Call skclipsvd.clear_caches(), end other programs, or choose a smaller model."
-# What allocators of torch, C++ and oneDNN say; none of them has a type of its own.
-_REFUSALS = (
-    "can't allocate memory",
-    "not enough memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "could not create a primitive",
+# What allocators of torch, C++ and oneDNN say; none of them has a type of its own everywhere.
+_REFUSAL = re.compile(
+    r"(can't|cannot) allocate memory|not enough memory|out of memory|bad_alloc|bad allocation"
+    r"|could not create a primitive",
+    re.IGNORECASE,
 )
 
 
@@ -36,16 +32,17 @@ def explained_out_of_memory(advice: str = _ADVICE) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or "out of memory: " in str(error):
+        is_explained = type(error) is MemoryError and error.args  # Python's own say nothing
+        if is_explained or not is_out_of_memory(error):
             raise
         raise MemoryError(f"out of memory: {advice}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was refused."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    """Whether an error says that memory was refused: by Python, the system or torch."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _REFUSALS)
+    return isinstance(error, RuntimeError) and _REFUSAL.search(str(error)) is not None
 
 
 def _physical() -> int:

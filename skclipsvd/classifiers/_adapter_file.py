@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..caching.files import replacing
+from ..clip import is_published
 from ..validation import check_parameters
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything.
 _FORMAT = 2
 _KEY = "skclipsvd"
+# Over header and arrays, so that a damaged bit is noticed; files of 0.1.0 have none.
+_CHECKSUM = "sha256"
+_MAX_FILE_BYTES = 4 * 2**30
+_MAX_LABEL_BYTES = 2**26
+_MAX_RANGE = 100_000
 # Where a model runs, and what is written and said on the way, is the reader's affair, not the
 # writer's, and changes no number.
 MACHINE_PARAMETERS = frozenset({"device", "n_jobs", "verbose", "checkpoint_dir"})
@@ -78,20 +85,25 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         "fitted": plain,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # In the header, not beside it: safetensors writes several entries in any order.
+    header[_CHECKSUM] = _checksum(header, arrays)
     content = save(arrays, metadata={_KEY: json.dumps(header)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
-    """Read an adapter file of one of the `known` classes; ValueError where it is none."""
-    try:
-        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
-        content = path.read_bytes()
-        arrays = {name: array.copy() for name, array in load(content).items()}
-        header = json.loads(_metadata(content).get(_KEY, "null"))
-    except (SafetensorError, json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
+def read_adapter(
+    path: Path,
+    known: Mapping[str, type[Kind]],
+    model_name: str | None,
+    pretrained: str | None,
+) -> Kind:
+    """Read an adapter file of one of the `known` classes; ValueError where it is none.
+
+    `model_name` and `pretrained` take the place of what the file says where they are not None. The
+    file alone may name no more than what open_clip or this package publishes.
+    """
+    header, arrays = _read(path)
     if not isinstance(header, dict):
         raise ValueError(f"{path} is a safetensors file, but no adapter of skclipsvd.")
     if header.get("format") not in (1, _FORMAT):
@@ -102,11 +114,80 @@ def read_adapter(path: Path, known: Mapping[str, type[Kind]]) -> Kind:
     try:
         if header["format"] == 1:
             header = _from_format_1(header)
-        return _rebuild(header, arrays, known)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        estimator = _rebuild(header, arrays, known)
+    except _MISFITS as error:
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"{path} is damaged: its header and arrays do not fit ({error})."
+            f"{path} is damaged: its header and arrays do not fit ({reason})."
         ) from error
+    if model_name is not None:
+        estimator.model_name = model_name
+    if pretrained is not None:
+        estimator.pretrained = pretrained
+    _check_backbone(estimator, path, model_name, pretrained)
+    return estimator
+
+
+# What a header can provoke that has other types, keys, numbers or depths than it should.
+_MISFITS = (
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
+    """Read header and arrays, and compare their checksum where the file has one."""
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ValueError(f"{path} is larger than {_MAX_FILE_BYTES // 2**30} GiB; no adapter is.")
+    try:
+        # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
+        content = path.read_bytes()
+        arrays = {name: array.copy() for name, array in load(content).items()}
+        header = json.loads(_metadata(content).get(_KEY, "null"))
+        said = header.pop(_CHECKSUM, None) if isinstance(header, dict) else None
+        is_whole = said in (None, _checksum(header, arrays))
+    except (SafetensorError, OSError, *_MISFITS) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}).") from error
+    if not is_whole:
+        raise ValueError(
+            f"{path} is damaged: its checksum is another one than when it was written. Use "
+            "another copy, or save the classifier again."
+        )
+    return header, arrays
+
+
+def _checksum(header: object, arrays: Mapping[str, NDArray]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode("utf-8", "surrogatepass"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _check_backbone(
+    estimator: BaseCLIPClassifier, path: Path, model_name: str | None, pretrained: str | None
+) -> None:
+    """Let a file choose no folder, no repository and no checkpoint that is opened for it."""
+    named, tag = estimator.model_name, estimator.pretrained
+    is_plain = is_published(named, None)
+    parts = []
+    if model_name is None and not is_plain:
+        parts.append(f"model_name={named[:300]!r}")
+    if pretrained is None and tag and not is_published(named if is_plain else None, tag):
+        parts.append(f"pretrained={tag[:300]!r}")
+    if parts:
+        asked = ", ".join(parts)
+        raise ValueError(
+            f"{path} names the backbone {asked}, and a file is not allowed to choose a folder, a "
+            "repository or a checkpoint. If you trust where that comes from, say it yourself: "
+            f"load_adapter({str(path)!r}, {asked})."
+        )
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -142,8 +223,7 @@ def _rebuild(
     missing = [n for n, saved in kind._saved.items() if not saved.optional and n not in fitted]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
-    if fitted["text_features_"].shape[:1] != fitted["classes_"].shape:
-        raise ValueError("one text feature per class is needed")
+    kind._check_saved(fitted)
     estimator.__dict__.update(fitted)
     return estimator
 
@@ -206,7 +286,9 @@ def _decode(encoded: Mapping[str, Any]) -> Any:
     if kind == "dict":
         return {_decode(k): _decode(v) for k, v in value}
     if kind == "range":
-        return range(*value)
+        if len(found := range(*value)) > _MAX_RANGE:
+            raise ValueError(f"a range of {len(found)} numbers")
+        return found
     containers: dict[str, Callable[[list], Any]] = {"list": list, "tuple": tuple, "array": np.array}
     return containers[kind]([_decode(element) for element in value])
 
@@ -220,7 +302,28 @@ def _encode_labels(classes: NDArray) -> dict[str, Any]:
 
 
 def _decode_labels(encoded: Mapping[str, Any]) -> NDArray:
-    return np.array([_label(value) for value in encoded["values"]]).astype(encoded["dtype"])
+    values, dtype = [_label(value) for value in encoded["values"]], np.dtype(encoded["dtype"])
+    if dtype.kind not in "OUbiuf" or len(values) * dtype.itemsize > _MAX_LABEL_BYTES:
+        raise ValueError(f"labels of type {dtype}")
+    classes = np.array(values, dtype=object).astype(dtype)
+    read = classes.tolist()
+    if read != values or list(map(type, read)) != list(map(type, values)):
+        raise ValueError(f"the labels are not of type {dtype}")
+    if len(values) < 2 or len(set(values)) != len(values):
+        raise ValueError("two or more different labels are needed")
+    return classes
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int | float:
+    if type(value) not in (int, float) or not np.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return value
 
 
 def _decode_settings(encoded: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +336,8 @@ def _decode_settings(encoded: Mapping[str, Any]) -> dict[str, Any]:
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "settings": _decode_settings,
     "labels": _decode_labels,
-    "text": str,
-    "number": lambda value: value,
+    "text": _text,
+    "number": _number,
 }
 
 
@@ -249,7 +352,7 @@ def _json_label(label: Any) -> Any:
 
 
 def _label(value: Any) -> Any:
-    if not isinstance(value, (str, int, float, bool)):
+    if not isinstance(value, (str, int, float, bool)) or value != value:
         raise ValueError(f"{value!r} is no label")
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -44,11 +44,22 @@ from ..clip import (
     warn_if_slow,
     warn_of_bare_labels,
 )
-from ..images import Images, Item, as_items, check_exist, decoding_threads
+from ..images import (
+    Images,
+    ImageStream,
+    Item,
+    answered_in_parts,
+    as_items,
+    check_exist,
+    decoding_threads,
+)
 from ..labels import check_no_missing, plain
 from ..progress import shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
+
+# Features that were computed in half precision are not quite of unit length.
+_UNIT_TOLERANCE = 0.02
 
 
 class TakesImages(BaseEstimator):
@@ -161,6 +172,21 @@ class BaseCLIPClassifier(
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
 
+    @classmethod
+    def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError where attributes from a file do not fit together."""
+        features, classes = fitted["text_features_"], fitted["classes_"]
+        if features.ndim != 2 or len(features) != len(classes):
+            raise ValueError("one text feature per class is needed")
+        lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+        if not (np.abs(lengths - 1) < _UNIT_TOLERANCE).all():
+            raise ValueError("text_features_ must have unit length")
+        if fitted["logit_scale_"] <= 0:
+            raise ValueError("logit_scale_ must be positive")
+        for name in ("n_parameters_", "n_parameters_tuned_", "n_iter_"):
+            if name in fitted and (type(fitted[name]) is not int or fitted[name] < 0):
+                raise ValueError(f"{name} must be a whole number")
+
     @abstractmethod
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
@@ -169,13 +195,13 @@ class BaseCLIPClassifier(
         """Return the numbers that `_adapted_model` is made with beside the backbone's."""
         return {}
 
-    def decision_function(self, X: Images) -> NDArray[np.float32]:
+    def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -185,13 +211,13 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Images) -> NDArray:
+    def predict(self, X: ImageStream) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -200,13 +226,13 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_proba(self, X: Images) -> NDArray[np.float64]:
+    def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
@@ -215,19 +241,21 @@ class BaseCLIPClassifier(
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
     @explained_out_of_memory()
-    def transform(self, X: Images) -> NDArray[np.float32]:
+    def transform(self, X: ImageStream) -> NDArray[np.float32]:
         """Embed images with the adapted image tower.
 
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`.
+            As for `fit`; or a generator of images, which is read `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features)
             Unit length.
         """
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self.transform, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             return self._embed(model, backbone, items)
@@ -388,15 +416,28 @@ class BaseCLIPClassifier(
             return encode_exactly(model, prompts).cpu().numpy()
 
     @explained_out_of_memory()
-    def _scores(self, X: Images) -> NDArray[np.float32]:
+    def _scores(self, X: ImageStream) -> NDArray[np.float32]:
+        if isinstance(X, Iterator):
+            return answered_in_parts(X, self._scores, self.batch_size)
         with shown(self.verbose):
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 
             def scores(features: Tensor) -> Tensor:
+                if features.shape[1] != text_features.shape[1]:
+                    raise ValueError(
+                        f"the class texts have {text_features.shape[1]} features, the images "
+                        f"{features.shape[1]}: they are of another model. Fit again."
+                    )
                 return self.logit_scale_ * features @ text_features.T + self.logit_bias_
 
-            return self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=scores)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                "the adapted weights give no finite scores: the file that they came from is "
+                "damaged, or precision='fp16' is too narrow for them."
+            )
+        return found
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

@@ -55,7 +55,7 @@ def fit_identity(
         "parameters": {k: v for k, v in parameters.items() if k not in MACHINE_PARAMETERS},
         "device": backbone.device.type,
         "precision": str(choose_dtype(estimator.precision, backbone.device)),
-        "weights": backbone.fingerprint,
+        "model": backbone.identity,
         "start": start,
         "images": _data(given, estimator.n_jobs),
         "validation": None if validation is None else _data(validation, estimator.n_jobs),

@@ -184,6 +184,14 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
             targets, self.rank, self._scale(), self.dropout, rng, backbone.device
         )
 
+    @classmethod
+    def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError where attributes from a file do not fit together."""
+        super()._check_saved(fitted)
+        scale = fitted["factors_"]["scale"]
+        if scale.shape != (1,) or scale[0] <= 0:
+            raise ValueError("the scale of factors_ must be one positive number")
+
     def _restored(
         self, backbone: Backbone, targets: Sequence[Target], state: Mapping[str, NDArray]
     ) -> Adaptation:

@@ -101,6 +101,21 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         "best_validation_score_": Saved("number", optional=True),
     }
 
+    @classmethod
+    def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError where attributes from a file do not fit together."""
+        super()._check_saved(fitted)
+        state = fitted[cls._state_attribute]
+        n_numbers = sum(array.size for name, array in state.items() if _owners({name: array}))
+        if n_numbers != fitted["n_parameters_tuned_"]:
+            raise ValueError(
+                f"{cls._state_attribute} has {n_numbers} numbers instead of "
+                f"{fitted['n_parameters_tuned_']}"
+            )
+        for name in ("loss_curve_", "validation_scores_"):
+            if name in fitted and fitted[name].ndim != 1:
+                raise ValueError(f"{name} must have one dimension")
+
     @abstractmethod
     def _started(
         self, backbone: Backbone, targets: Sequence[Target], rng: np.random.RandomState
@@ -163,6 +178,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         -----
         UnchangedPredictionsWarning
             Training images are predicted as before the fit, wrong ones included.
+        ConflictingLabelsWarning
+            One picture has several labels.
         CheckpointWarning
             A checkpoint cannot be written, or is damaged and not used.
         BareLabelWarning
@@ -308,6 +325,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         """Decode every image, and put together what is to be learnt."""
         prompts = self._checked_prompts(classes, backbone)
         decoded = self._decoded(training, backbone)
+        training.warn_of_conflicts(decoded)
         stacked = None if self.augment else stack_views(decoded)
 
         def views(rows: NDArray[np.intp]) -> Tensor:
@@ -499,6 +517,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         def restored() -> Adaptation:
             owners = _owners(state)
             targets = [t for t in find_targets(backbone.model) if t.name in owners]
+            if unknown := owners - {target.name for target in targets}:
+                raise ValueError(
+                    f"{self._state_attribute} has numbers for {min(unknown)!r}, which "
+                    f"model_name={self.model_name!r} does not have."
+                )
             return self._restored(backbone, targets, state)
 
         return merged_once(backbone, state, restored)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import joblib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..images import Item, identity
+from ..exceptions import ConflictingLabelsWarning, warn
+from ..images import Decoded, Item, identity, short
 from ..labels import plain
 
 # A sum of weights below this does not overflow, whatever their number.
@@ -128,6 +130,34 @@ class TrainingSet:
         """Count the images that `split` cuts off."""
         return max(len(np.unique(self.labels)), int(np.ceil(fraction * len(self))))
 
+    def warn_of_conflicts(self, decoded: Sequence[Decoded]) -> None:
+        """Warn of pictures that occur with several labels, under whatever names.
+
+        Parameters
+        ----------
+        decoded : sequence of Decoded
+            The images, in order.
+        """
+        places: dict[str, list[int]] = {}
+        for i in sorted(range(len(self)), key=self.rows.__getitem__):
+            places.setdefault(joblib.hash(decoded[i].view), []).append(i)
+        several = [same for same in places.values() if len({*self.labels[same].tolist()}) > 1]
+        if not several:
+            return
+        named = [
+            " and ".join(
+                f"{self.name(i)} = {short(self.items[i])} is {plain(self.labels[i])!r}"
+                for i in _first_of_each(same, self.labels)
+            )
+            for same in several[:_ROWS_AT_MOST]
+        ]
+        more = "; ..." if len(several) > _ROWS_AT_MOST else ""
+        warn(
+            f"{len(several)} picture(s) occur with different labels: {'; '.join(named)}{more}. "
+            "Correct or drop them.",
+            ConflictingLabelsWarning,
+        )
+
     def merged(self) -> Self:
         """Replace repetitions by weights, in an order that the caller's order does not change.
 
@@ -170,6 +200,11 @@ def _check_class_weight(class_weight: Mapping[Any, float] | str) -> None:
                 f"class_weight[{plain(label)!r}] is {weight!r}; it must be a finite number of at "
                 "least 0."
             )
+
+
+def _first_of_each(places: Sequence[int], labels: NDArray) -> list[int]:
+    """Keep the first place of each label, in order."""
+    return list({labels[i]: i for i in reversed(places)}.values())[::-1]
 
 
 def _mean_one(weights: NDArray) -> NDArray[np.float32] | None:

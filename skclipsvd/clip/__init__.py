@@ -6,7 +6,7 @@ from .embedding import embed, unit_image_features
 from .identity import Setting
 from .prompt_checks import check_prompts, warn_of_bare_labels
 from .prompts import ClassNames, Prompts, build_prompts, class_texts, encode_exactly
-from .weights import build_structure
+from .weights import build_structure, is_published
 
 __all__ = [
     "Backbone",
@@ -24,6 +24,7 @@ __all__ = [
     "embed",
     "encode_exactly",
     "fingerprint",
+    "is_published",
     "load_backbone",
     "unit_image_features",
     "warn_if_slow",

@@ -17,6 +17,7 @@ Check = Callable[[Any], str | None]
 
 _MAX_BYTES = 1 << 20
 _MAX_POSITIONS_TIMES_WIDTH = 1 << 26  # open_clip computes some position tables in memory
+_MAX_POSITIONS = 1 << 14  # attention takes time by their square; the most that is known has 1024
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 # With these transformers loads code, kernels among it, that somebody else wrote.
@@ -246,7 +247,10 @@ def check_model_config(model_cfg: Mapping[str, Any], file: Path) -> None:
     vision = model_cfg["vision_cfg"]
     image = max(_pair(vision.get("image_size", 224)))
     patch = min(_pair(vision.get("patch_size") or 16))
-    if (image / patch) ** 2 * vision.get("width", 768) > _MAX_POSITIONS_TIMES_WIDTH:
+    positions = (image / patch) ** 2
+    if positions > _MAX_POSITIONS or positions * vision.get("width", 768) > (
+        _MAX_POSITIONS_TIMES_WIDTH
+    ):
         raise _refused(file, "'image_size', 'patch_size' and 'width' together ask for too much")
 
 

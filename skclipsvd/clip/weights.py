@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..caching.files import stamp
+from ..caching.memory import is_out_of_memory
 from ..exceptions import RandomWeightsWarning, warn
 from ..progress import note
 from .hub import Repository, UnavailableError, causes, quiet, split_revision
@@ -33,6 +32,7 @@ from .randomness import seeded
 from .tags import (
     Source,
     clean_name,
+    is_tag,
     settings,
     source_named,
     tag_of_copy,
@@ -45,7 +45,6 @@ Tokenize = Callable[[list[str]], Tensor]
 
 _TINY = Path(__file__).parents[1] / "models" / "tiny.safetensors"
 _RANDOM_SEED = 0
-_NO_MEMORY = r"not enough memory|(can't|cannot) allocate memory|out of memory"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
 # Beyond what users of this library can run; against sizes that are made to exhaust the memory.
 _MAX_MODEL_BYTES = 32 * 2**30
@@ -220,6 +219,31 @@ def _need_transformers() -> None:
             "the text tower or its tokeniser is a Hugging Face model; install transformers with "
             f"`pip install 'skclipsvd[hf]'` ({error})."
         ) from error
+
+
+def is_published(model_name: str | None, pretrained: str | None) -> bool:
+    """Whether a backbone is one that open_clip or this package publishes, by name and tag alone.
+
+    Parameters
+    ----------
+    model_name : str or None
+        None asks about the tag alone.
+    pretrained : str or None
+        None asks for random weights.
+
+    Returns
+    -------
+    published : bool
+        False for a folder, a repository, a file and whatever is not known.
+    """
+    own_weights = model_name in (None, "tiny")  # which do not look at the tag
+    if not own_weights and clean_name(str(model_name)) not in open_clip.list_models():
+        return False
+    if pretrained is None:
+        return True
+    if own_weights:
+        return any(tag == pretrained for _, tag in open_clip.list_pretrained())
+    return is_tag(str(model_name), pretrained)
 
 
 def source_of(model_name: str, pretrained: str | None) -> tuple:
@@ -433,10 +457,10 @@ def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
     except ImportError as error:
         raise ImportError(f"{asked}: {error}") from None
     except Exception as error:
-        if not _ran_out_of_memory(error):
+        if not any(map(is_out_of_memory, causes(error))):
             raise
         raise MemoryError(
-            f"{asked}: memory ran out while the model was loaded. Free some (close other programs, "
+            f"{asked}: out of memory: the model was not loaded. Free some (close other programs, "
             "skclipsvd.clear_caches()), or choose a smaller model; its weights are not at fault."
         ) from error
 
@@ -448,7 +472,7 @@ def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
         with quiet(), _fixed_seed():
             yield
     except Exception as error:
-        if _ran_out_of_memory(error):
+        if any(map(is_out_of_memory, causes(error))):
             raise
         asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
         text = str(error)
@@ -486,17 +510,6 @@ def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
         return Path(_checkpoint_in(Path(identifier)) or identifier)
     path = source_named(model_name, pretrained).path if schema is None else None
     return Path(path or "archive.pt")
-
-
-def _ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused: by Python, the system, torch on the CPU or a GPU."""
-    return any(
-        isinstance(cause, MemoryError)
-        or getattr(cause, "errno", None) == errno.ENOMEM
-        # torch has no class for it that all of its versions and devices share
-        or (isinstance(cause, RuntimeError) and re.search(_NO_MEMORY, str(cause), re.IGNORECASE))
-        for cause in causes(error)
-    )
 
 
 def _fixed_seed() -> contextlib.AbstractContextManager[None]:

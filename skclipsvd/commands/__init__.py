@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--quiet", action="store_true", help="show no progress")
     info = command("info", "Say what is in a trained file.")
     info.add_argument("model", metavar="MODEL")
+    _add(info, "backbone, where the file does not name one by itself", _MODEL)
     for name, (_, summary) in _HANDED_ON.items():
         command(name, summary)
     return parser

@@ -190,7 +190,7 @@ def _check_labels(labels: NDArray, classes: NDArray, name: str) -> None:
 
 
 def _info(options: _Options) -> None:
-    clf = load_adapter(options["model"])
+    clf = load_adapter(options["model"], options["model_name"], options["pretrained"])
     lines = {"classifier": type(clf).__name__}
     lines |= {
         "backbone": f"{clf.model_name}, {clf.pretrained}" if clf.pretrained else clf.model_name
@@ -206,7 +206,8 @@ def _info(options: _Options) -> None:
 
 
 def _load(options: _Options) -> BaseCLIPClassifier:
-    clf = load_adapter(options.pop("model"))
+    backbone = {name: options.pop(name) for name in ("model_name", "pretrained")}
+    clf = load_adapter(options.pop("model"), **backbone)
     given = {"verbose": int(not options["quiet"]), **options}
     known = clf.get_params()
     return clf.set_params(**{k: v for k, v in given.items() if k in known and v is not None})

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images.opening import DECODED_FORMATS
+from ..images.formats import DECODED_FORMATS
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -40,8 +41,8 @@ Items = Mapping[str, Sequence[Item]]
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """The images of one part of a data set.
+class Split(Sequence[str]):
+    """The images of one part of a data set: the sequence of its paths, to be passed as X.
 
     Attributes
     ----------
@@ -51,6 +52,12 @@ class Split:
         Their class names.
     targets : ndarray of shape (n_images,), dtype int64
         The positions of their classes in ``Dataset.class_names``.
+
+    Examples
+    --------
+    >>> from skclipsvd.datasets import load_folder
+    >>> train = load_folder("photos").splits["train"]  # doctest: +SKIP
+    >>> clf.fit(train, train.labels)  # doctest: +SKIP
     """
 
     paths: list[str]
@@ -60,6 +67,14 @@ class Split:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the path at a position."""
+        return self.paths[index]
 
     def __repr__(self) -> str:
         """Name the numbers only; there may be a million paths."""

@@ -100,6 +100,17 @@ def draw(train: Part, n_shots: int, seed: int) -> Part:
     return train.take(sample_shots(train.targets, n_shots, random_state=seed, replace=True))
 
 
+def rare_classes(train: Part, n_shots: int) -> dict[int, int]:
+    """Return the classes that have fewer than K images, and how many, the rarest first."""
+    counts = Counter(train.targets.tolist())
+    return {t: n for t, n in sorted(counts.items(), key=lambda c: c[1]) if n < n_shots}
+
+
+def n_drawn(train: Part, n_shots: int) -> int:
+    """Count the different images of a draw of K shots."""
+    return sum(min(n, n_shots) for n in Counter(train.targets.tolist()).values())
+
+
 def digest(*used: tuple[Dataset, Part]) -> str:
     """Identify the images, class names and templates that a result depends on.
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..clip import choose_device, load_backbone
 from ..datasets import Dataset
+from ..exceptions import RepeatedImagesWarning, warn
 from ..model_selection import check_count
 from . import settings
-from .data import Part, draw, one_line, words, write_shots
+from .data import Part, draw, n_drawn, one_line, rare_classes, words, write_shots
 from .methods import (
     METHODS,
     Estimator,
@@ -153,7 +154,7 @@ class Run:
             "weights": self.weights,
             "test": test.name,
             "data_hash": test.data_hash,
-            "n_train": self.columns["shots"] * len(self.train.classes),
+            "n_train": n_drawn(self.train, self.columns["shots"]),
             "n_test": len(test.images.targets),
             "accuracy": accuracy,
         }
@@ -310,30 +311,67 @@ def execute(
     results = Results(out)
     # Loads every model, so that one which is missing shows before anything is trained.
     runs = [(run, run.identities()) for run in plan.runs()]
+    _warn_of_repeated_images(plan)
+    if verbose:
+        _say(_what_is_used(plan))
     if write_splits is not None:
         _write_splits(plan, Path(write_splits).expanduser())
-    for run, identities in runs:
+    for place, (run, identities) in enumerate(runs, start=1):
         done = {key(row) for row in results.rows()}  # other processes may add to the file
         if done.issuperset(identities):
+            if verbose:
+                _say(f"{place} of {len(runs)}: {_name(run.columns)}: is in {results.path} already")
             continue
         started = time.perf_counter()
         rows = run.rows()
         results.append(rows)
         if verbose:
-            _report(rows, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            scores = ", ".join(f"{row['test']} {100 * row['accuracy']:.2f} %" for row in rows)
+            _say(f"{place} of {len(runs)}: {_name(run.columns)}: {scores} ({seconds:.1f} s)")
     found = {key(row): row for row in results.rows()}
     return [found[identity] for _, identities in runs for identity in identities]
 
 
-def _report(rows: Sequence[Row], seconds: float) -> None:
-    first = rows[0]
-    scores = ", ".join(f"{row['test']} {100 * row['accuracy']:.2f} %" for row in rows)
-    which = f", {first['shots']}-shot, seed {first['seed']}" if first["shots"] else ""
-    print(
-        f"{first['protocol']}, {first['data']}, {first['method']}{which}: {scores} "
-        f"({seconds:.1f} s)",
-        file=sys.stderr,
-        flush=True,
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _name(columns: Row) -> str:
+    which = f", {columns['shots']}-shot, seed {columns['seed']}" if columns["shots"] else ""
+    return f"{columns['protocol']}, {one_line(columns['data'])}, {columns['method']}{which}"
+
+
+def _what_is_used(plan: Plan) -> str:
+    """Say which parts of a data set are drawn from, asked, and left out."""
+    tests = ", ".join(f"{test.name} ({len(test.images.targets)})" for test in plan.tests)
+    used = {"train", "test", "all"}
+    unused = [
+        f"{name} ({len(part)})" for name, part in plan.data.splits.items() if name not in used
+    ]
+    return one_line(
+        f"{plan.data.name}: draws from {len(plan.train.targets)} images, asks about {tests}"
+        + (f"; left out, because nothing is tuned on it: {', '.join(unused)}" if unused else "")
+    )
+
+
+def _warn_of_repeated_images(plan: Plan) -> None:
+    repeated = {}
+    for shots in plan.shots if any(METHODS[method].learns for method in plan.methods) else ():
+        if rare := rare_classes(plan.train, shots):
+            repeated[shots] = rare
+    if not repeated:
+        return
+    numbers = "; ".join(
+        f"{shots} shots are {n_drawn(plan.train, shots)} different images, because "
+        f"{len(rare)} of {len(plan.train.classes)} classes have fewer"
+        for shots, rare in repeated.items()
+    )
+    target, n_images = next(iter(repeated[max(repeated)].items()))
+    warn(
+        f"{plan.data.name}: {numbers} ({plan.data.class_names[target]!r} has {n_images}). Their "
+        "images are repeated, as in the published experiments.",
+        RepeatedImagesWarning,
     )
 
 

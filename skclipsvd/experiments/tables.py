@@ -74,13 +74,17 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 def _few_shot_tables(rows: list[Row]) -> list[str]:
     shots = shots_of(rows)
     header = ["accuracy, %", *(f"{n} shot{'s' if n > 1 else ''}" for n in shots)]
-    blocks = []
+    blocks: list[str] = []
     for (data,), part in group_by(rows, "data").items():
         lines = []
         for label, of_label in by_label(part):
             cells = (_cell(scores_at(of_label, n)) for n in shots)
             lines.append([label, *cells])
-        blocks += [f"### {data}", _markdown(header, lines), _parameters(part)]
+        with_images = [
+            header[0],
+            *(_images(h, n, part) for h, n in zip(header[1:], shots, strict=True)),
+        ]
+        blocks += [f"### {data}", _markdown(with_images, lines), _parameters(part)]
     for family, names in families_of(rows):
         part = [row for row in rows if row["data"] in names]
         lines = [
@@ -94,6 +98,12 @@ def _few_shot_tables(rows: list[Row]) -> list[str]:
         blocks += [f"### Mean of {how_many(family, names)}", _markdown(header, lines)]
         blocks += _note(family)
     return blocks
+
+
+def _images(header: str, shots: int, rows: list[Row]) -> str:
+    """Add how many different images these shots are: a class of fewer repeats them."""
+    counts = {row["n_train"] for row in rows if row["shots"] == shots and shots}
+    return f"{header} ({counts.pop()} images)" if len(counts) == 1 else header
 
 
 def _base_to_novel_tables(rows: list[Row]) -> list[str]:

@@ -12,15 +12,18 @@ from .decoding import (
     iterate,
     stack_views,
 )
-from .items import ImageLike, Images, Item, Name, as_items
+from .items import ImageLike, Images, ImageStream, Item, Name, as_items, short
 from .preprocessing import normalise, size_of
+from .stored import answered_in_parts
 
 __all__ = [
     "Decoded",
     "ImageLike",
+    "ImageStream",
     "Images",
     "Item",
     "Name",
+    "answered_in_parts",
     "as_items",
     "augment",
     "check_exist",
@@ -32,6 +35,7 @@ __all__ = [
     "iterate",
     "normalise",
     "random_crop",
+    "short",
     "size_of",
     "stack_views",
 ]

@@ -19,9 +19,10 @@ from torch import Tensor
 from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
-from .items import ROW_OF_X, Item, Name, list_bad, short
-from .opening import LARGE_JPEG, open_rgb, unfit
+from .formats import LARGE_JPEG, open_rgb, unfit
+from .items import ROW_OF_X, Item, Name, list_bad, opened, short
 from .preprocessing import size_of, view_transform
+from .stored import Stored
 
 # Training crops are cut from a copy whose short side is at most this many times the model's input
 # side: crops of at least a quarter of the area (most of them) keep their full sharpness, and a
@@ -266,6 +267,7 @@ def stack_views(decoded: Sequence[Decoded]) -> Tensor:
 
 def identity(item: Item, status: os.stat_result | None = None) -> tuple:
     """What makes two items the same image: a path with its stamp, or the content itself."""
+    item = opened(item)
     if isinstance(item, str):
         return ("path", os.path.abspath(item), *stamp(status or os.stat(item)))
     if isinstance(item, bytes):
@@ -288,6 +290,12 @@ def content_digest(item: Item) -> str:
 def _decode_shared(
     item: Item, status: os.stat_result | None, preprocess: PreprocessCfg, keep: bool
 ) -> Decoded:
+    if isinstance(item, Stored):
+        item = opened(item)
+        look = _look(item)
+        if isinstance(look, str):
+            raise ValueError(f"{look}: {short(item)}")
+        status = look
     key = (identity(item, status), _config_key(preprocess))
     if not keep:
         found = IMAGES.get(key)

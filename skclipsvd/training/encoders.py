@@ -20,9 +20,9 @@ from ..images import normalise, size_of
 from .early_stopping import EarlyStopping
 from .frozen_blocks import freeze_below, read_only_class_token
 from .memory_estimate import extrapolated, saved_bytes
-from .predictions import SeenPredictions
 from .task import Recipe, Task
 from .text_encoder import text_encoder
+from .unchanged import SeenPredictions
 
 
 class Encoders:

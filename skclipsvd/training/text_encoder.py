@@ -103,6 +103,9 @@ class SharedTextEncoder(TextEncoder):
     def __init__(self, model: CLIPModel, find_ends: FindEnds):
         super().__init__(model, find_ends)
         tower = self.tower
+        # Not this encoder: what its model holds of it would be a circle, which keeps all memory of
+        # a fit until the garbage collector comes by.
+        self.arranged = arranged = _Arranged()
         self.positions = tower.positional_embedding
         tower.attn_mask = None
         setattr(tower, "text_pool_type" if tower is model else "pool_type", "none")
@@ -110,24 +113,36 @@ class SharedTextEncoder(TextEncoder):
         for block in blocks:
             if isinstance(block.attn, nn.MultiheadAttention):
                 block.attn = AdaptedAttention(block.attn, (), None)
-            block.attn.attend = self._attend
-        blocks[-1].attn.attend = self._attend_from_ends
-        blocks[-1] = PooledBlock(blocks[-1], lambda x: _rows(x, self.tree.ends[None]))
+            block.attn.attend = arranged.attend
+        blocks[-1].attn.attend = arranged.attend_from_ends
+        blocks[-1] = PooledBlock(blocks[-1], arranged.ends)
 
     def _encode(self) -> Tensor:
         return self.model.encode_text(self.tokens)[0]
 
     def _needed(self, tokens: Tensor) -> Tensor:
-        self.tree = PromptTree.of(tokens, self.find_ends(tokens))
-        place_positions(self.tower, self.positions[self.tree.depth])
-        return self.tree.token[None]
+        tree = self.arranged.tree = PromptTree.of(tokens, self.find_ends(tokens))
+        place_positions(self.tower, self.positions[tree.depth])
+        return tree.token[None]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None) -> Tensor:
+
+class _Arranged:
+    """The tree that a tower computes, for the parts of the tower that look along it."""
+
+    tree: PromptTree
+
+    def ends(self, x: Tensor) -> Tensor:
+        """Pick the last token of every prompt."""
+        return _rows(x, self.tree.ends[None])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None) -> Tensor:
+        """Attend among all tokens."""
         return _attend_among(self.tree.of_nodes, q, k, v, n_heads)
 
-    def _attend_from_ends(
+    def attend_from_ends(
         self, q: Tensor, k: Tensor, v: Tensor, n_heads: int, _: Tensor | None
     ) -> Tensor:
+        """Attend from the last tokens alone."""
         return _attend_among(self.tree.of_ends, q, k, v, n_heads)
 
 

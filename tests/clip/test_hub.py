@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -132,15 +131,12 @@ def test_a_name_that_nobody_knows(reach):
 def test_silence_ends_after_one_short_wait(reach, monkeypatch):
     with Mirror(hang=True) as mirror:
         reach(mirror.url)
-        monkeypatch.setattr(module, "_SECONDS", 0.3)
-        with pytest.raises(FileNotFoundError, match=r"does not answer within 0\.3 seconds"):
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
+        with pytest.raises(FileNotFoundError, match=r"does not answer within 1 seconds"):
             fit()
         with pytest.raises(FileNotFoundError, match="does not answer"):
             fit("ViT-B-16", "openai")
         assert [command for command, _ in mirror.asked] == ["HEAD", "HEAD"]  # not tried again
-    assert module._SECONDS == 0.3
-    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "7")
-    assert module._seconds() == 7
 
 
 def test_something_that_is_no_hub(reach, monkeypatch):
@@ -195,7 +191,7 @@ def test_memory_that_is_refused_is_no_damaged_checkpoint(small_model, monkeypatc
             raise RuntimeError("could not load valid config") from error
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
-    with pytest.raises(MemoryError, match="memory ran out while the model was loaded") as caught:
+    with pytest.raises(MemoryError, match="out of memory: the model was not loaded") as caught:
         fit(small_model)
     assert "damaged" not in str(caught.value)
     assert small_model in str(caught.value)
@@ -477,31 +473,30 @@ def test_open_clips_commentary_is_held_back_and_nobody_elses(small_model, kept):
     assert len(kept) > 3  # it speaks again
 
 
-def test_two_threads_that_load_leave_logging_as_it_was(small_model, tmp_path, kept, monkeypatch):
+def test_two_threads_that_load_leave_logging_as_it_was(small_model, kept):
     """Each leaves while the other one is still inside: whose state is put back must not matter."""
-    inside = threading.Barrier(2)
-    create_model = open_clip.create_model
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
 
-    def meet(*args, **kwargs):
-        if not kwargs.get("load_weights", True):  # each comes by twice, once for its structure
-            return create_model(*args, **kwargs)
-        inside.wait(60)
-        return create_model(*args, **kwargs)
+    def first():
+        with quiet():
+            first_in.set()
+            assert second_in.wait(60)
+            open_clip.create_model(small_model)
+        first_out.set()
 
-    copy = shutil.copytree(small_model.removeprefix("local-dir:"), tmp_path / "copy")
-    monkeypatch.setattr(open_clip, "create_model", meet)
-    clear_caches()
-    found = []
-    threads = [
-        threading.Thread(target=lambda n=n: found.append(load_backbone(n, None, CPU).fingerprint))
-        for n in (small_model, f"local-dir:{copy}")
-    ]
+    def second():
+        assert first_in.wait(60)
+        with quiet():
+            second_in.set()
+            assert first_out.wait(60)
+            open_clip.create_model(small_model)
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2
-    assert len(set(found)) == 1
+    assert first_out.is_set()
     assert logging.root.manager.disable == 0
     assert kept == []
     logging.error("still heard")

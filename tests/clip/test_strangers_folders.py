@@ -1,11 +1,15 @@
 """A model folder from a stranger is data: nothing in it runs, opens or asks for anything else."""
 
 import json
+import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
+from helpers.mutations import mutate_json, no_longer_than, peak_bytes
 
 from skclipsvd import CLIPZeroShotClassifier, clear_caches
 from skclipsvd.clip.local_config import check_model_config
@@ -94,6 +98,51 @@ def test_a_hugging_face_configuration_that_names_code_is_refused(folder, section
 @pytest.mark.parametrize("name", open_clip.list_models())
 def test_every_configuration_of_open_clip_is_allowed(name):
     check_model_config(open_clip.get_model_config(name), Path(name))
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [(4096, 1), (2112, 16)])
+def test_positions_are_bounded_because_attention_takes_their_square(folder, image_size, patch_size):
+    change(folder, "vision_cfg", image_size=image_size, patch_size=patch_size, width=48)
+    with pytest.raises(ValueError, match="together ask for too much"):
+        fit(folder)
+
+
+@pytest.mark.slow
+def test_two_hundred_mutated_configurations(
+    folder, small_model, photographs, tmp_path, record_property
+):
+    """Each gives the model as before, another one that predicts, or one clear error; fast."""
+    trace, peak, counts = tmp_path / "it ran", peak_bytes(), Counter()
+    file = folder / "open_clip_config.json"
+    whole, images = json.loads(file.read_text()), photographs[0][:2]
+    full = json.loads(json.dumps(whole))
+    full["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "lower"}
+    full["model_cfg"]["vision_cfg"]["pool_type"] = "tok"
+    full["preprocess_cfg"] |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "mode": "RGB"}
+    expected = CLIPZeroShotClassifier(small_model).fit(None, LABELS).predict_proba(images)
+    rng = random.Random(3)
+    for number in range(200):
+        config = json.loads(json.dumps(full if number % 2 else whole))
+        mutate_json(config, rng, trace)
+        file.write_text(json.dumps(config))
+        with no_longer_than(120):
+            try:
+                answer = fit(folder).predict_proba(images)
+            except (ValueError, FileNotFoundError) as error:
+                answer, said = None, str(error)
+        if answer is None:
+            assert 10 < len(said) < 3000
+            counts["refused"] += 1
+            continue
+        assert np.isfinite(answer).all()
+        same = np.array_equal(answer, expected)
+        counts["the same answers" if same else "other answers"] += 1
+        assert not trace.exists()
+    assert not trace.exists()
+    assert peak_bytes() - peak < 2**30
+    for outcome, count in counts.items():
+        record_property(f"configurations: {outcome}", count)
+    print(f"\nconfigurations: {dict(sorted(counts.items()))}")
 
 
 def test_the_callers_random_numbers_are_left_alone(fresh_caches):

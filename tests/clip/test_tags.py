@@ -242,7 +242,7 @@ def test_a_tag_before_the_path_is_kept_in_an_adapter_file(
     paths, labels = photographs
     clf = CLIPSVDClassifier(architecture, f"quick:{file}", max_steps=2, random_state=0)
     clf.fit(paths, labels).save_adapter(tmp_path / "a.safetensors")
-    loaded_again = load_adapter(tmp_path / "a.safetensors")
+    loaded_again = load_adapter(tmp_path / "a.safetensors", architecture, f"quick:{file}")
     np.testing.assert_array_equal(loaded_again.predict_proba(paths), clf.predict_proba(paths))
     with (
         pytest.raises(ValueError, match=r"activation is 'gelu' \(fitted with 'quick_gelu'\)"),

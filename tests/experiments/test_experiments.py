@@ -18,6 +18,7 @@ import pytest
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.datasets import load, load_folder
+from skclipsvd.exceptions import RepeatedImagesWarning
 from skclipsvd.experiments import (
     METHODS,
     TwoStageClassifier,
@@ -189,11 +190,42 @@ def test_two_classes_of_one_name_are_two_classes(root):
     assert rows[0]["accuracy"] > 0.4
 
 
-def test_rare_classes_repeat_their_images(root):
-    rows = few_shot(
-        load("dtd", root), methods=["linear-probe"], shots=[8], seeds=[1], model_name="tiny"
+def test_rare_classes_repeat_their_images_and_that_is_said(root, capsys):
+    data = load("dtd", root)
+    data = replace(data, splits={**data.splits, "val": data.splits["test"]})
+    have = len(data.splits["train"]) // len(data.class_names)  # as many of each class
+    assert have < 8
+    said = (
+        f"dtd: 8 shots are {5 * have} different images, because 5 of 5 classes have fewer "
+        rf"\('\w+' has {have}\)\. Their images are repeated"
     )
-    assert rows[0]["n_train"] == 40
+    choice = dict(methods=["linear-probe"], seeds=[1], model_name="tiny")
+    with pytest.warns(RepeatedImagesWarning, match=said) as caught:
+        rows = few_shot(data, shots=[2, 8], verbose=1, **choice)
+    assert caught[0].filename == __file__
+    assert [row["n_train"] for row in rows] == [10, 5 * have]
+    assert f"| accuracy, % | 2 shots (10 images) | 8 shots ({5 * have} images) |" in tables(rows)
+
+    lines = capsys.readouterr().err.splitlines()
+    n_train, n_val, n_test = (len(data.splits[part]) for part in ("train", "val", "test"))
+    assert lines[0] == (
+        f"dtd: draws from {n_train} images, asks about dtd ({n_test}); left out, because nothing "
+        f"is tuned on it: val ({n_val})"
+    )
+    assert lines[1].startswith("1 of 2: few-shot, dtd, linear-probe, 2-shot, seed 1: dtd ")
+    assert lines[2].startswith("2 of 2: few-shot, dtd, linear-probe, 8-shot, seed 1: dtd ")
+
+
+def test_finished_runs_are_counted(root, tmp_path, capsys):
+    choice = dict(methods=["zero-shot", "linear-probe"], shots=[1], model_name="tiny", verbose=1)
+    few_shot(load("dtd", root), seeds=[2], out=tmp_path / "r.csv", **choice)
+    capsys.readouterr()
+    few_shot(load("dtd", root), seeds=[1, 2], out=tmp_path / "r.csv", **choice)
+    lines = capsys.readouterr().err.splitlines()[1:]
+    already = f"is in {tmp_path / 'r.csv'} already"
+    assert lines[0] == f"1 of 3: few-shot, dtd, zero-shot: {already}"
+    assert re.match(r"2 of 3: few-shot, dtd, linear-probe, 1-shot, seed 1: dtd [\d.]+ %", lines[1])
+    assert lines[2] == f"3 of 3: few-shot, dtd, linear-probe, 1-shot, seed 2: {already}"
 
 
 # --- results

@@ -36,7 +36,7 @@ def test_an_adapter_that_cannot_be_written_leaves_the_old_one(small_model, disk,
         new.save_adapter(path)
     assert contents(disk.folder) == {str(path): before}
     new.save_adapter(path)
-    assert load_adapter(path).classes_.tolist() == ["c", "d", "e"]
+    assert load_adapter(path, small_model).classes_.tolist() == ["c", "d", "e"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -11,7 +11,6 @@ from skclipsvd.experiments.results import COLUMNS, Results
 from tests.helpers.operations import (
     Operation,
     Places,
-    contents,
     fitted_state,
     leftovers,
     nothing_is_left,
@@ -88,13 +87,13 @@ def make_operation(small_model, photographs, tmp_path, monkeypatch, fresh_caches
 
     def load():
         adapters()
-        return Operation(lambda: fitted_state(load_adapter(tmp_path / "adapter")))
+        return Operation(lambda: fitted_state(load_adapter(tmp_path / "adapter", small_model)))
 
     def save():
         one, other = adapters()
         return Operation(
             lambda: other.save_adapter(tmp_path / "adapter"),
-            lambda: contents(tmp_path),
+            lambda: fitted_state(load_adapter(tmp_path / "adapter", model_name=small_model)),
             lambda: one.save_adapter(tmp_path / "adapter"),
         )
 

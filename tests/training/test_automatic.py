@@ -140,7 +140,7 @@ def test_early_stopping_counts_the_images_it_trains_on(small_model, photographs)
 def test_adapter_files_hold_what_was_taken(kind, small_model, photographs, tmp_path):
     clf = kind(small_model, max_steps=2, augment=False).fit(*photographs)
     clf.save_adapter(tmp_path / "clf.safetensors")
-    loaded = load_adapter(tmp_path / "clf.safetensors")
+    loaded = load_adapter(tmp_path / "clf.safetensors", small_model)
     assert (loaded.lr_, loaded.n_steps_) == (clf.lr_, clf.n_steps_)
     assert (loaded.lr, loaded.epochs) == ("auto", "auto")
 

@@ -182,7 +182,7 @@ def test_images_pass_frozen_blocks_once(monkeypatch, photographs):
 
     def fitter(epochs, **parameters):
         clf = CLIPSVDClassifier(
-            "tiny", epochs=epochs, layers=[-1], batch_size=4, random_state=0, **parameters
+            "tiny", epochs=epochs, lr=0.05, layers=[-1], batch_size=4, random_state=0, **parameters
         )
         return lambda: clf.fit(paths, labels)
 

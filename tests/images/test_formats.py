@@ -211,7 +211,7 @@ def test_what_converts_to_arrays_and_hugging_faces_dictionaries_are_taken(tmp_pa
     np.testing.assert_array_equal(np.stack(as_items(stacked)), stacked.numpy())
     with pytest.raises(TypeError, match=r"X is a Tensor.*cpu\(\)"):
         as_items(stacked.float().requires_grad_())
-    with pytest.raises(ValueError, match=r"X\[0\].*transpose\(1, 2, 0\)"):
+    with pytest.raises(ValueError, match=r"X\[0\].*permute\(1, 2, 0\)"):
         as_items([torch.zeros(3, 8, 8, dtype=torch.uint8)])
     with pytest.raises(ValueError, match=r"X\[1\].*missing"):
         as_items([photo, {"bytes": None, "path": None}])

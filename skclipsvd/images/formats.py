@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..exceptions import BitDepthWarning
 from ..forks import in_forked_children
-from .items import Item
+from .items import Item, opened
 
 # What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
 # Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
@@ -89,26 +89,25 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
         Whatever Pillow's decoders raise. Files larger than Pillow allows
         (``PIL.Image.MAX_IMAGE_PIXELS``) are refused before their pixels take memory.
     """
+    item = opened(item)
     if isinstance(item, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(item))
     if isinstance(item, Image.Image):
         with _LOCKS[id(item) // 64 % len(_LOCKS)]:
             item.load()
             return _to_rgb(_upright(item).copy())
-    with BytesIO(item) if isinstance(item, bytes) else open(item, "rb", opener=_look_again) as file:
+    if isinstance(item, bytes):
+        return _open_file(BytesIO(item), enough)
+    with open(item, "rb", opener=_without_waiting) as file:
+        # It may no longer be what it was when it was looked at.
+        if reason := unfit(os.fstat(file.fileno())):
+            raise ValueError(reason)
         return _open_file(file, enough)
 
 
-def _look_again(path: str, flags: int) -> int:
-    """Open a file that may no longer be what it was when it was looked at.
-
-    Without waiting, because a pipe's other end may never come.
-    """
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if reason := unfit(os.fstat(descriptor)):
-        os.close(descriptor)
-        raise ValueError(reason)
-    return descriptor
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file that may have become a pipe, whose other end may never come."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open_file(file: BinaryIO, enough: int | None) -> Image.Image:
