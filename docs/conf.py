@@ -30,6 +30,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "myst_parser",
+    "sphinx_copybutton",
     "benchmark_pages",
     "documented_members",
 ]
@@ -68,6 +69,10 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
 }
 
+# What is typed has a button, what is printed has none.
+_TYPED = ("python", "Python", "default", "bash", "bibtex", "ini")
+copybutton_selector = ", ".join(f"div.highlight-{language} pre" for language in _TYPED)
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skclipsvd"
 html_logo = "_static/logo.svg"
@@ -77,10 +82,11 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
-    "logo": {"text": "skclipsvd", "alt_text": "skclipsvd, main page"},
+    "logo": {"text": f"skclipsvd {release}", "alt_text": "skclipsvd, main page"},
+    "github_url": "https://github.com/skclipsvd/skclipsvd",
     "header_links_before_dropdown": 6,
     "navbar_align": "left",
-    "navbar_end": ["theme-switcher"],
+    "navbar_end": ["theme-switcher", "navbar-icon-links"],
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "show_nav_level": 2,

@@ -236,6 +236,21 @@ def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
     assert "2026\N{NON-BREAKING HYPHEN}01\N{NON-BREAKING HYPHEN}02" in index
 
 
+def test_every_benchmark_page_says_what_it_is(tmp_path, monkeypatch):
+    pages = load(ROOT / "docs" / "_ext" / "benchmark_pages.py")
+    monkeypatch.setattr(pages, "PAGES", tmp_path)
+    pages.write_pages(app=None)
+    written = {page: page.read_text(encoding="utf-8") for page in tmp_path.glob("*.md")}
+    del written[tmp_path / "index.md"]
+    said = {re.search(r'description: (".+")\n', text)[1] for text in written.values()}
+    assert len(said) == len(written) >= 14
+    for text in written.values():
+        (description,) = re.findall(r'description: (".+")\n', text)
+        title, first = re.search(r"^# (.+)\n\n(.+)\n", text, re.MULTILINE).groups()
+        assert first == json.loads(description)
+        assert title
+
+
 def test_the_built_site_is_checked(tmp_path):
     check_site = load(ROOT / "tools" / "check_site.py")
     page = tmp_path / "index.html"

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # The documentation's build runs all of them, too.
-QUICK = {"plot_quick_start.py"}
+QUICK = {"plot_quick_start.py", "plot_own_photographs.py"}
 
 
 def parameters():

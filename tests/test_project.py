@@ -17,3 +17,20 @@ def test_everybody_lints_with_the_same_ruff():
     for name in ("CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"ruff[=@ v]+(\d[\d.]*\d)", text_of(name))) <= {pinned}
     assert "ruff==" in text_of(".ci/run")  # which reads it from pyproject.toml
+
+
+def test_the_page_on_citing_says_what_the_file_for_programs_says():
+    page, file = " ".join(text_of("docs/cite.md").split()), text_of("CITATION.cff")
+    titles = re.findall(r"^    title: (.+)$", file, re.MULTILINE)
+    names = re.findall(r"family-names: (.+)\n +given-names: (.+)$", file, re.MULTILINE)
+    assert len(titles) == 2
+    assert len(names) == 5
+    for text in (
+        *(f"{{{title}}}" for title in titles),
+        *(", ".join(name) for name in names),
+        *re.findall(r"value: (arXiv:[\d.]+)$", file, re.MULTILINE),
+        *(f"{{{v}}}" for v in re.findall(r"^version: (.+)$", file, re.MULTILINE)),
+        *re.findall(r"^repository-code: (.+)$", file, re.MULTILINE),
+        *(" ".join(t.split()) for t in re.findall(r"title: >-\n +(.+)$", file, re.MULTILINE)),
+    ):
+        assert text in page

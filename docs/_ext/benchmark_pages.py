@@ -16,6 +16,14 @@ PAGES = _ROOT / "docs" / "benchmarks"
 
 _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 
+# What a program measures under an option; without one, its docstring's first line says it.
+_OF_OPTIONS = {
+    "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
+    "methods-select": "How the methods' learning rates were chosen, on validation images.",
+    "step-profile": "Where the time of one training step of ViT-B/16 goes, by kind of operation.",
+    "step-rates": "How fast this machine multiplies matrices of the shapes that a step needs.",
+}
+
 # In a table of scores by shots, the rows say all but this.
 _SHOWN_OTHERWISE = ("data", "shots", "seed", "standard deviation", "by seed")
 
@@ -34,7 +42,13 @@ command writes. The command runs from the root of the repository, `python -m ben
 ```
 """
 
-_PAGE = """# {title}
+_PAGE = """---
+myst:
+  html_meta:
+    description: {description}
+---
+
+# {title}
 
 {about}
 
@@ -54,7 +68,7 @@ def write_pages(app):
     for name, report in reports.items():
         _write(PAGES / f"{name}.md", _page(name, report))
     lines = [
-        [f"[{name}]({name}.md)", _docstring(report).partition("\n\n")[0], _unbroken(report["date"])]
+        [f"[{name}]({name}.md)", _description(name, report), _unbroken(report["date"])]
         for name, report in reports.items()
     ]
     table = _markdown(["benchmark", "what it measures", "date"], lines)
@@ -83,6 +97,12 @@ def _docstring(report):
     return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
 
 
+def _description(name, report):
+    """Say in one sentence what the numbers of a file are."""
+    first_line = _docstring(report).replace("``", "`").partition("\n\n")[0]
+    return _OF_OPTIONS.get(name, first_line)
+
+
 def _page(name, report):
     machine = {k: v for k, v in report.get("machine", {}).items() if v is not None}
     facts = {
@@ -92,10 +112,13 @@ def _page(name, report):
         "settings": _flat(report.get("settings", {})),
         "all numbers": f"`benchmarks/results/{name}.json`",
     }
-    first, _, rest = _docstring(report).replace("``", "`").partition("\n\n")
+    description = _description(name, report)
+    whole = _docstring(report).replace("``", "`")
+    first, _, rest = whole.partition("\n\n")
     return _PAGE.format(
         title=name.replace("-", ", ").capitalize(),
-        about=f"{first}\n\n{rest}",
+        description=json.dumps(description),  # JSON's texts are YAML's
+        about=f"{description}\n\n{rest if first == description else whole}",
         facts="\n".join(f"- **{key}**: {value}" for key, value in facts.items()),
         tables="\n\n".join(_tables(report["rows"])),
     )

@@ -19,6 +19,7 @@ _MODULES = (
 
 _ORDER = (
     "plot_quick_start.py",
+    "plot_own_photographs.py",
     "plot_grid_search.py",
     "plot_number_of_shots.py",
     "plot_new_classes.py",

@@ -72,7 +72,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         What training left.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
         How it went.
-    validation_scores_, best_validation_score_ : see `CLIPSVDClassifier`
+    validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
     n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
         How much was tuned, and of how much.

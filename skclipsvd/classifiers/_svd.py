@@ -137,6 +137,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         one.
     best_validation_score_ : float
         Accuracy of the best epoch. Only where there is a validation part.
+    best_epoch_ : int
+        Which one it was, 0 for before training; with `early_stopping` its numbers are kept. Only
+        where there is a validation part.
     n_parameters_tuned_ : int
         How many numbers were trained.
     n_parameters_ : int

@@ -87,6 +87,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     n_parameters_tuned_: int
     validation_scores_: NDArray[np.float64]
     best_validation_score_: float
+    best_epoch_: int
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -99,6 +100,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         "n_parameters_tuned_": Saved("number"),
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
+        "best_epoch_": Saved("number", optional=True),
     }
 
     @classmethod
@@ -250,6 +252,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 fitted["validation_scores_"] = np.array(stopping.scores)
                 assert stopping.best is not None  # the start counts as an epoch
                 fitted["best_validation_score_"] = float(stopping.best[0])
+                fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
             self._check_finite(fitted, backbone, adaptation)
         unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
         self._replace_fitted(fitted)

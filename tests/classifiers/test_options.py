@@ -134,7 +134,8 @@ def test_early_stopping_keeps_the_best_epoch(classifier, photographs):
     scores = clf.validation_scores_
     assert 4 <= len(scores) <= 41
     assert clf.n_iter_ == len(scores) - 1
-    assert clf.best_validation_score_ == scores.max()
+    assert clf.best_validation_score_ == scores.max() == scores[clf.best_epoch_]
+    assert clf.best_epoch_ == len(scores) - 1 - 3  # then it waited for a better one
 
 
 def test_early_stopping_is_never_worse_than_the_start(classifier, photographs):
@@ -146,6 +147,7 @@ def test_early_stopping_is_never_worse_than_the_start(classifier, photographs):
     ruined.set_params(early_stopping=True, n_iter_no_change=4)
     ruined.fit(paths, labels, X_val=validation[0], y_val=validation[1])
     assert ruined.score(*validation) == ruined.best_validation_score_ == 1
+    assert ruined.best_epoch_ == 0
 
 
 def test_a_validation_part_alone_only_watches(classifier, photographs):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from matplotlib import colors
 from matplotlib.figure import Figure
-from PIL import Image
 from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -102,6 +101,25 @@ def test_spectrum_of_a_value_that_was_zero():
     assert len(display.ax_[1].collections[0].get_segments()) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "limits", "ticks"),
+    [
+        ([0.0, 0.004], (-5, 5), [-5, 0, 5]),
+        ([0.07, -0.02], (-5, 10), [-5, 0, 10]),
+        ([0.3, -6.0], (-1000, 100), [-1000, -100, -10, 0, 10, 100]),
+        ([2e4, -0.01], (-5, 1e7), [-5, 0, 10, 1e3, 1e5, 1e7]),
+    ],
+)
+def test_spectrum_labels_its_axis_of_changes_to_the_end(changes, limits, ticks):
+    display = SpectrumDisplay([2, 1], [2, 1], changes, name="x").plot()
+    change = display.ax_[1]
+    display.figure_.canvas.draw()
+    assert change.get_ylim() == pytest.approx(limits)
+    assert change.get_yticks().tolist() == pytest.approx(ticks)
+    assert all(label.get_text() for label in change.get_yticklabels())
+    assert "log beyond" in change.get_ylabel()
+
+
 @pytest.mark.parametrize("column", ["change", "value_output", "query_key"])
 def test_head_map_has_every_head(clf, column):
     display = HeadChangeDisplay.from_estimator(clf, column=column)
@@ -116,6 +134,7 @@ def test_head_map_has_every_head(clf, column):
     for image in images.values():
         assert image.get_clim() == (0, pytest.approx(largest))
     assert len(display.figure_.axes) == 3  # the towers, and one bar of colours
+    assert display.figure_.get_suptitle() == "Change of each attention head"
 
 
 def test_head_map_of_one_block_and_of_missing_numbers():
@@ -145,6 +164,35 @@ def test_fit_curve_shows_raw_and_smooth(clf):
     assert len(FitCurveDisplay([1.0, 0.5]).plot(window=9).ax_[0].lines[1].get_ydata()) == 2
     with pytest.raises(ValueError, match="window=0"):
         display.plot(window=0)
+
+
+def test_fit_curve_marks_the_epoch_that_was_kept(digits):
+    paths, labels = digits[0][:60], digits[1][:60]
+    clf = CLIPSVDClassifier("tiny", epochs=3, augment=False, early_stopping=True, random_state=0)
+    clf.set_params(n_iter_no_change=1, validation_fraction=0.3, lr=0.5).fit(paths, labels)
+    display = FitCurveDisplay.from_estimator(clf)
+    _, kept = display.ax_[1].lines
+    assert kept.get_xdata() == [clf.best_epoch_]
+    np.testing.assert_allclose(kept.get_ydata(), 100 * clf.validation_scores_[clf.best_epoch_])
+    (text,) = display.ax_[1].get_legend().get_texts()
+    assert text.get_text() == f"kept: epoch {clf.best_epoch_}"
+    clf.set_params(early_stopping=False)  # then the last epoch is kept, whichever was best
+    assert len(FitCurveDisplay.from_estimator(clf).ax_[1].lines) == 1
+
+
+def test_fit_curve_has_a_range_that_misleads_nobody():
+    losses = [2.0, *[1.0] * 98, 1e6]
+    display = FitCurveDisplay(losses, [0.80, 0.81, 0.805]).plot()
+    loss, scores = (ax.get_ylim() for ax in display.ax_)
+    assert loss[0] == 0
+    assert 2 < loss[1] < 10  # one step out of order does not flatten the others
+    assert scores[1] - scores[0] >= 10
+    assert scores[0] < 80 < 81 < scores[1]
+    assert FitCurveDisplay([0.5, 2.0]).plot().ax_[0].get_ylim()[1] == pytest.approx(2.1)
+    for flat in ([0.0, 0.0], [1.0, 1.0]):
+        low, high = FitCurveDisplay([1.0], flat).plot().ax_[1].get_ylim()
+        assert low < 100 * flat[0] < high
+        assert -5 < low < high < 105
 
 
 def test_fit_curve_needs_a_fit():
@@ -290,15 +338,18 @@ def test_sheet_shows_right_and_wrong(clf, digits):
     assert [w > 2 for w in widths] == [m == "✗" for m in marks]
 
 
-def test_sheet_shows_the_image_itself(clf, photographs):
-    paths, _ = photographs
-    display = PredictionSheetDisplay.from_estimator(clf, paths[:1])
-    shown = display.ax_.images[0].get_array()
-    with Image.open(paths[0]) as image:
-        small = np.asarray(image.convert("RGB").resize((224, 164), Image.Resampling.BICUBIC))
+@pytest.mark.parametrize("turned", [False, True])
+def test_sheet_shows_the_square_that_the_model_sees(clf, turned):
+    pixels = np.zeros((120, 360, 3), dtype=np.uint8)
+    pixels[:, :120, 0] = pixels[:, 120:240, 1] = pixels[:, 240:, 2] = 255  # red, green, blue
+    pixels[:20, 120:240, 0] = 255  # yellow above the green
+    picture = pixels.transpose(1, 0, 2) if turned else pixels
+    display = PredictionSheetDisplay.from_estimator(clf, [picture])
+    shown = np.asarray(display.ax_.images[0].get_array())
+    shown = shown.transpose(1, 0, 2) if turned else shown
     assert shown.shape == (224, 224, 3)
-    assert np.abs(shown[30:194].astype(int) - small).mean() < 3
-    assert (shown[:29] == 255).all()  # nothing is cut off, so a band stays white
+    assert (shown[:30, 3:-3] == (255, 255, 0)).all()
+    assert (shown[45:, 3:-3] == (0, 255, 0)).all()
     assert "true" not in display.ax_.texts[0].get_text()
     assert display.ax_.texts[0].get_text()[0] not in "✓✗"
 

@@ -14,6 +14,7 @@ from ._figures import (
     BEFORE,
     COLOURS,
     MARKERS,
+    WRONG,
     legend_above,
     legend_beside,
     one_panel,
@@ -37,6 +38,8 @@ class FitCurveDisplay:
         Training loss of each step.
     validation_scores : array-like of shape (n_epochs + 1,), optional
         Validation accuracy before training and after each epoch.
+    kept_epoch : int, optional
+        The epoch whose numbers were kept, to be marked; 0 is before training.
 
     Attributes
     ----------
@@ -52,11 +55,18 @@ class FitCurveDisplay:
     'training loss'
     """
 
-    def __init__(self, losses: ArrayLike, validation_scores: ArrayLike | None = None):
+    def __init__(
+        self,
+        losses: ArrayLike,
+        validation_scores: ArrayLike | None = None,
+        *,
+        kept_epoch: int | None = None,
+    ):
         self.losses = np.asarray(losses)
         self.validation_scores = (
             None if validation_scores is None else np.asarray(validation_scores)
         )
+        self.kept_epoch = kept_epoch
 
     @classmethod
     def from_estimator(
@@ -87,7 +97,9 @@ class FitCurveDisplay:
         pyplot(cls)
         check_is_fitted(estimator, "loss_curve_")
         scores = getattr(estimator, "validation_scores_", None)
-        return cls(estimator.loss_curve_, scores).plot(ax, window=window)
+        stopped = getattr(estimator, "early_stopping", False)
+        kept = getattr(estimator, "best_epoch_", None) if stopped else None
+        return cls(estimator.loss_curve_, scores, kept_epoch=kept).plot(ax, window=window)
 
     def plot(self, ax: Axes | None = None, *, window: int | None = None) -> Self:
         """Draw the curves.
@@ -124,12 +136,28 @@ class FitCurveDisplay:
             ax.plot(steps, smooth, color=AFTER, linewidth=2, label=f"mean of {window} steps")
             legend_above(ax, 2)
         ax.set(xlabel="step", ylabel="training loss")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.05 * _highest(self.losses))
         whole_numbers(ax.xaxis)
 
     def _plot_scores(self, ax: Axes, scores: NDArray) -> None:
         epochs = np.arange(len(scores))
         ax.plot(epochs, 100 * scores, color=AFTER, marker="o", markersize=4)
+        if self.kept_epoch is not None:
+            ax.plot(
+                self.kept_epoch,
+                100 * scores[self.kept_epoch],
+                color=WRONG,
+                marker="o",
+                markersize=9,
+                fillstyle="none",
+                linestyle="none",
+                label=f"kept: epoch {self.kept_epoch}",
+            )
+            legend_above(ax, 1)
+        low, high = 100 * np.nanmin(scores), 100 * np.nanmax(scores)
+        # At least ten points of accuracy, so that one image more or less looks like little.
+        margin = max(0.08 * (high - low), (10 - (high - low)) / 2, 2)
+        ax.set_ylim(max(low - margin, -2), min(high + margin, 102))
         ax.set(xlabel="epoch (0: before training)", ylabel="validation\naccuracy, %")
         whole_numbers(ax.xaxis)
 
@@ -282,6 +310,14 @@ class FewShotCurveDisplay:
             shifted = shots * 2 ** (0.035 * (i - (len(self.curves) - 1) / 2))
             line.set_xdata(shifted)
             self.ax_.errorbar(shifted, means, spread, fmt="none", color=line.get_color())
+
+
+def _highest(losses: NDArray) -> float:
+    """Return the largest loss that is no outlier: one step must not flatten all others."""
+    finite = losses[np.isfinite(losses)]
+    if not len(finite):
+        return 1.0
+    return float(min(finite.max(), 3 * np.percentile(finite, 95))) or 1.0
 
 
 def _moving_mean(values: NDArray, window: int) -> NDArray:

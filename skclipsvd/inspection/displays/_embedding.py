@@ -132,7 +132,8 @@ class EmbeddingDisplay:
         """Draw the map.
 
         Up to 56 classes are told apart by colour and marker, and named in a legend; more of them
-        are named on the map, at their middle.
+        are named on the map, at their middle. The texts of more than eight classes have their names
+        beside them, because colours alone no longer tell them apart.
 
         Parameters
         ----------
@@ -171,18 +172,23 @@ class EmbeddingDisplay:
     ) -> Artist:
         """Draw a star for each class's text, and return what the legend shows for them."""
         star: dict[str, Any] = {"marker": "*", "edgecolor": "black"}
+        named = len(COLOURS) < len(looks) <= _LEGEND_AT_MOST
         for c, (x, y) in zip(classes.tolist(), positions, strict=True):
             self.ax_.scatter(x, y, s=170, color=looks[c][0], zorder=3, **star)
+            if named:
+                self._write(c, (x, y), xytext=(0, 9), textcoords="offset points", va="bottom")
         return self.ax_.scatter([], [], s=110, color="white", label="text of a class", **star)
 
     def _write_classes(self, classes: NDArray) -> None:
+        for c in classes:
+            self._write(c, np.median(self.positions[self.y == c], axis=0), va="center")
+
+    def _write(self, label: Any, place: Any, **look: Any) -> None:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2.5, foreground="white")]
-        for c in classes:
-            middle = np.median(self.positions[self.y == c], axis=0)
-            place: dict[str, Any] = dict(ha="center", va="center", fontsize=7, zorder=4)
-            self.ax_.annotate(short(c, 14), middle, path_effects=halo, **place)
+        style: dict[str, Any] = dict(ha="center", fontsize=7, zorder=4, path_effects=halo)
+        self.ax_.annotate(short(label, 14), place, **style, **look)
 
 
 def _principal(embeddings: NDArray, y: ArrayLike, estimator: Any) -> tuple[tuple, tuple]:

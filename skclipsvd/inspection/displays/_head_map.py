@@ -117,6 +117,8 @@ class HeadChangeDisplay:
             panel.set_yticks(np.arange(0, n_blocks, -(-n_blocks // 12)))
             panel.set_xticks(np.arange(0, n_heads, -(-n_heads // 12)))
         self.ax_[0].set_ylabel("block (from the input)")
+        if ax is None:
+            self.figure_.suptitle("Change of each attention head")
         self.figure_.colorbar(image, ax=list(self.ax_), label=self.label)
         return self
 

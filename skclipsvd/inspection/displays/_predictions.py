@@ -11,7 +11,7 @@ from open_clip.transform import PreprocessCfg
 from sklearn.utils import check_consistent_length
 
 from ...classifiers import BaseCLIPClassifier, frozen_and_adapted
-from ...images import ImageLike, Images, as_items, decode_all
+from ...images import ImageLike, Images, as_items, decode_all, size_of
 from .._explanations import explain_prediction
 from ._figures import (
     BEFORE,
@@ -28,7 +28,7 @@ from ._figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_THUMBNAIL = PreprocessCfg(size=224, resize_mode="longest", fill_color=255)
+_SIDE = 224  # pixels of a thumbnail
 _TILE = 1.5  # inches
 
 
@@ -88,7 +88,9 @@ class PredictionSheetDisplay:
         n_columns: int = 6,
         ax: Axes | None = None,
     ) -> Self:
-        """Predict images and draw the sheet.
+        """Predict images and draw the sheet, of each image the square that the model sees.
+
+        What lies outside of it was not seen when the label was predicted.
 
         Parameters
         ----------
@@ -134,7 +136,8 @@ class PredictionSheetDisplay:
             chosen = np.lexsort((np.where(wrong, -sure, sure), ~wrong))[:n_images]
             predicted = predicted[chosen]
             probabilities = None if probabilities is None else probabilities[chosen]
-        shown = decode_all([items[i] for i in chosen], _THUMBNAIL, n_threads=1, keep=False)
+        look = _thumbnail(estimator)
+        shown = decode_all([items[i] for i in chosen], look, n_threads=1, keep=False)
         return cls(
             [image.view for image in shown],
             predicted,
@@ -313,6 +316,18 @@ class HeatMapDisplay:
             panel.set(title=title and short(title, 30), xticks=[], yticks=[])
         self.figure_.colorbar(drawn, ax=self.ax_[1], label=self.label)
         return self
+
+
+def _thumbnail(estimator: Any) -> PreprocessCfg:
+    """Cut images as the estimator's model does; as most models do where that is not known."""
+    if not isinstance(estimator, BaseCLIPClassifier):
+        return PreprocessCfg(size=_SIDE, resize_mode="shortest")
+    preprocess = frozen_and_adapted(estimator)[0].preprocess
+    height, width = size_of(preprocess)
+    if height != width:  # tiles are squares: the whole image then
+        return PreprocessCfg(size=_SIDE, resize_mode="longest", fill_color=255)
+    mode, fill = preprocess.resize_mode, preprocess.fill_color
+    return PreprocessCfg(size=_SIDE, resize_mode=mode, fill_color=fill)
 
 
 def _predict(estimator: Any, items: list) -> tuple[NDArray, NDArray | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ...classifiers import CLIPSVDClassifier
 from .._changes import singular_value_changes
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# In per cent: between minus and plus this the axis of changes is linear.
+_LINEAR = 10
+
+
 class SpectrumDisplay:
-    """Singular values of one weight matrix, before and after training.
+    r"""Singular values of one weight matrix, before and after training.
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ class SpectrumDisplay:
     >>> from skclipsvd.inspection import SpectrumDisplay
     >>> display = SpectrumDisplay([4.0, 2.0], [4.2, 2.0], [0.05, 0.0], name="image.5.v").plot()
     >>> display.ax_[1].get_ylabel()
-    'change, %'
+    'change, %\n(log beyond ±10)'
     """
 
     def __init__(
@@ -145,13 +149,38 @@ class SpectrumDisplay:
         )
         change.axhline(0, color="black", linewidth=0.8)
         # The smallest values change by the largest shares, a thousand times that of the first.
-        change.set_yscale("symlog", linthresh=10)
-        change.set(xlabel="index (largest first)", ylabel="change, %")
+        top, bottom = _bounds(100 * self.relative_change[drawn])
+        change.set_yscale("symlog", linthresh=_LINEAR, linscale=1)
+        change.set_ylim(bottom, top)
+        change.set_yticks(_ticks(bottom, top))
+        change.set(xlabel="index (largest first)", ylabel=f"change, %\n(log beyond ±{_LINEAR})")
         change.yaxis.set_major_formatter("{x:g}")
         change.minorticks_off()
         whole_numbers(change.xaxis)
         remove_spines(*self.ax_)
         return self
+
+
+def _bounds(percents: NDArray) -> tuple[float, float]:
+    """Return an upper and a lower limit, each the next labelled step beyond the data."""
+    steps = [_LINEAR / 2, *(_LINEAR * 10.0**i for i in range(60))]
+
+    def beyond(largest: float) -> float:
+        return next((step for step in steps if largest <= step), largest)
+
+    return beyond(max(percents, default=0.0)), -beyond(max(-percents, default=0.0))
+
+
+def _ticks(bottom: float, top: float) -> list[float]:
+    """Label zero, the linear part, and powers of ten beyond it: at most four to each side."""
+
+    def side(limit: float) -> list[float]:
+        if limit <= _LINEAR:
+            return [limit]
+        decades = round(float(np.log10(limit / _LINEAR)))
+        return [_LINEAR * 10.0**i for i in range(0, decades + 1, -(-decades // 3))]
+
+    return [*(-tick for tick in reversed(side(-bottom))), 0.0, *side(top)]
 
 
 def _choose_matrix(rows: list[dict], tower: str, block: int, matrix: str) -> list[dict]:
