@@ -10,7 +10,6 @@ from ._report import table
 from ._study_data import HELD_OUT, SELECTION
 
 PICTURE = Path(__file__).parents[1] / "docs" / "_static" / "defaults.svg"
-_TRAVELLERS = ("published", "auto")
 
 
 def summarise(rows: Iterable[Mapping]) -> list[dict]:
@@ -113,6 +112,22 @@ def travel(row: Mapping) -> float:
     return float(row["lr"]) * int(row["steps"])
 
 
+_COLOURS = {"letters": "C0", "clothing10": "C1", "caltech20": "C2", "steel6": "C3"}
+_MARKERS = {1: "o", 4: "s", 16: "^"}
+
+
+def _curves(rows: Iterable[Mapping], backbone: str) -> dict[tuple, dict[float, list[float]]]:
+    """Collect what the published parametrisation reached, by data, shots and length."""
+    curves: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        kind, _, numbers = row["candidate"].partition(":")
+        plain = kind == "published" and numbers.count("=") == 2
+        if plain and row["data"] in SELECTION and row["backbone"] == backbone:
+            name = row["data"], int(row["shots"]), int(row["steps"]) > 60
+            curves[name][round(travel(row), 2)].append(float(row["accuracy"]))
+    return curves
+
+
 def draw(rows: list[Mapping], path: Path = PICTURE) -> None:
     """Draw accuracy over lr x steps, one panel per backbone, of the selection sets."""
     import matplotlib
@@ -120,32 +135,25 @@ def draw(rows: list[Mapping], path: Path = PICTURE) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "defaults"
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
-    backbones = list(dict.fromkeys(row["backbone"] for row in rows))
-    figure, axes = plt.subplots(1, len(backbones), figsize=(4.2 * len(backbones), 3.6))
-    for axis, backbone in zip(np.atleast_1d(axes), backbones, strict=True):
-        curves = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            kind, _, numbers = row["candidate"].partition(":")
-            plain = "anchor" not in numbers and "batch" not in numbers and "augment" not in numbers
-            chosen = row["data"] in SELECTION and row["backbone"] == backbone
-            if kind == "published" and plain and chosen:
-                few = "40 steps" if int(row["steps"]) <= 60 else "80 to 200 steps"
-                name = f"{row['data']}, {row['shots']} shots", few
-                curves[name][round(travel(row), 2)].append(float(row["accuracy"]))
-        names = sorted({name for name, _ in curves})
-        for (name, few), points in sorted(curves.items()):
+    panels = {b: _curves(rows, b) for b in dict.fromkeys(row["backbone"] for row in rows)}
+    panels = {name: curves for name, curves in panels.items() if len(curves) > 3}
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.8), sharex=True, sharey=True)
+    for axis, (backbone, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for (data, shots, many), points in sorted(curves.items()):
             x = sorted(points)
-            style = dict(linestyle="-", marker="o") if few == "40 steps" else dict(
-                linestyle=":", marker="^"
-            )  # fmt: skip
-            label = name if few == "40 steps" else None
-            axis.plot(
-                x, [np.mean(points[v]) for v in x], color=f"C{names.index(name)}", label=label,
-                markersize=4, **style,
-            )  # fmt: skip
+            y = [np.mean(points[v]) for v in x]
+            line = ":" if many else "-"
+            axis.plot(x, y, color=_COLOURS[data], marker=_MARKERS[shots], linestyle=line, ms=5)
         axis.set(xscale="log", xlabel="learning rate x steps", title=backbone)
-        axis.legend(fontsize=6)
     np.atleast_1d(axes)[0].set_ylabel("accuracy, %")
-    figure.tight_layout()
+    handles = [Line2D([], [], color=c, label=d) for d, c in _COLOURS.items()]
+    for shots, marker in _MARKERS.items():
+        label = f"{shots} per class"
+        handles.append(Line2D([], [], color="grey", marker=marker, linestyle="", label=label))
+    for line, label in (("-", "40 to 60 steps"), (":", "80 steps and more")):
+        handles.append(Line2D([], [], color="grey", linestyle=line, label=label))
+    figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(path, metadata={"Date": None})

@@ -111,7 +111,7 @@ def test_every_way_of_saving_gives_the_same_answers(fitted, small_model, photogr
     "labels", [["b", "a"] * 10, [3, -1] * 10, [True, False] * 10, np.array(["x", "y"] * 10, object)]
 )
 def test_adapter_files_keep_labels_of_every_kind(small_model, photographs, labels, tmp_path):
-    clf = CLIPZeroShotClassifier(small_model, class_names=dict.fromkeys(labels, "thing"))
+    clf = CLIPZeroShotClassifier(small_model, class_names={x: f"thing {x}" for x in labels})
     clf.fit(photographs[0], labels).save_adapter(tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors", small_model)
     assert loaded.classes_.tolist() == clf.classes_.tolist()

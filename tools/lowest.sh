@@ -20,7 +20,7 @@ grep -v '^pyparsing=' "$work/lowest.txt" >>"$work/tools.txt"
 
 uv venv -q --python "$python" "$work/venv"
 export VIRTUAL_ENV="$work/venv"
-uv pip install -q --constraints "$work/tools.txt" -e '.[test]'
+uv pip install -q --constraints "$work/tools.txt" -e '.[test-core]'
 "$VIRTUAL_ENV/bin/python" --version
 uv pip list --format freeze | grep -v '^nvidia-'
 export SKCLIPSVD_CACHE="$work/cache" HF_HUB_OFFLINE=1

@@ -52,7 +52,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         indices from the input; negative ones count from the output.
     epochs : int or "auto", default="auto"
         Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 20
-        passes, but no fewer than 40 steps and no more than 200, unless 5 passes are more.
+        passes, but no fewer than 40 steps and no more than 200, unless 5 passes are more; and ends
+        after a pass whose mean training loss is below 0.1.
     max_steps : int, optional
         Optimisation steps; overrides `epochs`.
     lr : float or "auto", default="auto"
@@ -129,7 +130,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     n_steps_ : int
         Optimisation steps planned: those of `max_steps` or `epochs`, or what ``"auto"`` came to.
     n_iter_ : int
-        Optimisation steps taken: fewer than planned where early stopping or a callback said so.
+        Optimisation steps taken: fewer than planned where the loss was low enough, early
+        stopping ended it or a callback did.
     validation_scores_ : ndarray of shape (n_epochs + 1,)
         Accuracy on the validation part before training and after each epoch. Only where there is
         one.

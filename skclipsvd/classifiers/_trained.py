@@ -35,6 +35,7 @@ from ..images import (
 )
 from ..progress import note, phase, shown, spoken
 from ..training import (
+    LEARNT_LOSS,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
@@ -406,7 +407,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Returns
         -------
         n_steps : int
-            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to.
+            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
         """
         if self.max_steps is not None:
             return int(self.max_steps)
@@ -421,8 +422,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         lr = self.lr
         if lr == "auto":
             lr = automatic_lr(n_steps, shots, adaptation.reach)
+        is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
             n_steps=n_steps,
+            learnt_loss=LEARNT_LOSS if is_automatic else 0.0,
             batch_size=int(self.batch_size),
             micro_batch_size=int(self.micro_batch_size or self.batch_size),
             lr=float(lr),

@@ -1,6 +1,6 @@
 """The one loop, and the training forms of both towers."""
 
-from .automatic import automatic_lr, automatic_steps
+from .automatic import LEARNT_LOSS, automatic_lr, automatic_steps
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
 from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
@@ -10,6 +10,7 @@ from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
 __all__ = [
+    "LEARNT_LOSS",
     "CallbackSupportMixin",
     "Checkpoint",
     "EarlyStopping",

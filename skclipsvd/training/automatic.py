@@ -18,6 +18,9 @@ _STEPS_IN_GENERAL = 200
 _EPOCHS_AT_LEAST = 5
 # The rate for one image per class, and how it grows with their number, up to 16.
 _LR, _GROWTH, _SHOTS_AT_MOST = 0.03, 0.25, 16
+# Below this mean loss of an epoch, going on changes what is right already: it saves time, and what
+# a backbone knew that needs little training.
+LEARNT_LOSS = 0.1
 # Of `lr x steps`.
 _TRAVEL_AT_MOST = 6.0
 

@@ -92,7 +92,7 @@ def train(
                         checkpoint.write(state.snapshot())
                     _step(state, encoders, recipe, rows)
                     bar.step_taken(state)
-                asked_to_stop = monitor.epoch_ended()
+                asked_to_stop = monitor.epoch_ended() | _has_learnt(state, recipe)
                 if stopping is not None:
                     asked_to_stop |= stopping.update(*encoders.evaluate(stopping), state.numbers)
                 bar.epoch_ended(state)
@@ -123,6 +123,11 @@ def _step(state: TrainingState, encoders: Encoders, recipe: Recipe, rows: NDArra
     state.losses.append(_finite(loss, len(state.losses), recipe))
     state.scaler.step(state.optimiser)
     state.scaler.update()
+
+
+def _has_learnt(state: TrainingState, recipe: Recipe) -> bool:
+    per_epoch = steps_per_epoch(len(state.order), recipe.batch_size)
+    return float(np.mean(state.losses[-per_epoch:])) < recipe.learnt_loss
 
 
 def _epochs(state: TrainingState, recipe: Recipe) -> Iterator[Iterator[NDArray[np.intp]]]:

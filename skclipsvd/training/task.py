@@ -35,6 +35,8 @@ class Recipe:
         Of the matrix products; trained numbers and the loss are float32.
     checkpointing : bool
         Whether to keep only each block's input and compute its activations again when going back.
+    learnt_loss : float
+        Training ends after an epoch whose mean loss is below it.
     """
 
     n_steps: int
@@ -45,6 +47,7 @@ class Recipe:
     label_smoothing: float
     dtype: torch.dtype
     checkpointing: bool
+    learnt_loss: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import open_clip
@@ -202,10 +203,8 @@ def test_a_text_towers_own_dropout_is_on_in_training_only(photographs, tmp_path)
 
 
 def test_without_transformers_the_error_says_what_to_install(photographs, tmp_path, monkeypatch):
-    import open_clip.hf_model
-
     name = write_model(tmp_path, bert_look_alike(tmp_path))
-    monkeypatch.setattr(open_clip.hf_model, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"skclipsvd\[hf\]"):
         CLIPSVDClassifier(name, max_steps=0).fit(*photographs)
 

@@ -5,9 +5,9 @@ import re
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
 
-# What the two methods do not share: LoRA's own numbers, its matrices and its learning rate.
+# What the two methods do not share: LoRA's own numbers and its matrices.
 OWN_OF_LORA = {"rank", "alpha", "dropout"}
-OTHER_DEFAULTS = {"matrices", "lr"}
+OTHER_DEFAULTS = {"matrices"}
 
 
 def parameters(estimator):

@@ -160,6 +160,10 @@ class _StandIn(nn.Module):
         self.blocks = nn.ModuleList([_Block(width)])
         self.logit_scale = nn.Parameter(torch.tensor(20.0).log())
 
+    @property
+    def text(self):
+        return self
+
     def encode_image(self, pixels):
         return self.visual(pixels)
 

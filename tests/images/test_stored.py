@@ -6,9 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, DatasetDict, Features
-from datasets import Dataset as HuggingFace
-from datasets import Image as ImageFeature
 from PIL import Image
 from sklearn.model_selection import cross_val_score
 from torch.utils.data import DataLoader, Subset
@@ -18,6 +15,11 @@ from torchvision.transforms import v2
 from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CLIPZeroShotClassifier, prediction_table
 from skclipsvd.datasets import load_folder
 from skclipsvd.images import as_items
+
+datasets = pytest.importorskip("datasets")
+from datasets import ClassLabel, DatasetDict, Features  # noqa: E402
+from datasets import Dataset as HuggingFace  # noqa: E402
+from datasets import Image as ImageFeature  # noqa: E402
 
 CLASSES = ("flower", "temple")
 

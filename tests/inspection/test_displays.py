@@ -508,7 +508,8 @@ def test_report_says_what_was_fitted(clf):
     share = 100 * clf.n_parameters_tuned_ / clf.n_parameters_
     assert f"{clf.n_parameters_tuned_:,} of {clf.n_parameters_:,} parameters" in text
     assert f"({share:.2g} %)" in text
-    assert f"6 steps; loss {clf.loss_curve_[0]:.4g} at first" in text
+    rate = f"learning rate {clf.lr_:.3g} falling to zero"
+    assert f"6 steps, {rate}; loss {clf.loss_curve_[0]:.4g} at first" in text
     assert f"accuracy {clf.validation_scores_[0]:.1%} before" in text.replace(" %", "%")
     bundle = clf._repr_mimebundle_()
     assert bundle["text/plain"] == repr(clf)
