@@ -72,7 +72,7 @@ print(f"CLIP as it is:  {zero_shot.score(test_paths, test_labels):.0%}")
 # Fit
 # ---
 
-clf = CLIPSVDClassifier("tiny", lr=0.01, max_steps=60, random_state=0)
+clf = CLIPSVDClassifier("tiny", random_state=0)
 clf.fit(train_paths, train_labels)
 predicted = clf.predict(test_paths)
 print(f"eight images a class:  {np.mean(predicted == test_labels):.0%}")
