@@ -15,8 +15,7 @@ from open_clip.transformer import (
     TextTransformer,
     Transformer,
 )
-from timm.layers import DropPath, PatchDropoutWithIndices
-from timm.layers import PatchDropout as TimmPatchDropout
+from timm import layers as timm_layers
 from torch import Tensor, nn
 
 TOWERS = ("image", "text")
@@ -25,10 +24,11 @@ TOWERS = ("image", "text")
 _RANDOM = {
     nn.modules.dropout._DropoutNd: "p",
     nn.MultiheadAttention: "dropout",
-    DropPath: "drop_prob",
+    timm_layers.DropPath: "drop_prob",
     PatchDropout: "prob",
-    TimmPatchDropout: "prob",
-    PatchDropoutWithIndices: "prob",
+    timm_layers.PatchDropout: "prob",
+    # Newer versions of timm have a second one.
+    getattr(timm_layers, "PatchDropoutWithIndices", timm_layers.PatchDropout): "prob",
 }
 FindEnds = Callable[[Tensor], Tensor]
 # What open_clip builds, and what of it holds the parts of a text tower.
