@@ -43,7 +43,8 @@ def load_adapter(
     Returns
     -------
     classifier : fitted estimator
-        Of the type that was saved, with ``device="auto"`` and ``n_jobs=None``.
+        Of the type that was saved; `device`, `n_jobs`, `verbose` and `checkpoint_dir` have their
+        defaults, whatever the file says.
 
     Raises
     ------

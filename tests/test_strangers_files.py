@@ -202,6 +202,17 @@ def test_a_file_chooses_nothing_that_is_opened(
     assert str(caught.value).endswith(f"load_adapter({str(path)!r}, {said}).")
 
 
+def test_a_file_does_not_say_where_a_classifier_runs_and_writes(adapter, tmp_path, small_model):
+    header, arrays = contents(adapter)
+    chosen = dict(device="cuda:7", n_jobs=500, verbose=2, checkpoint_dir=str(tmp_path / "chosen"))
+    known = {name for name in chosen if hasattr(load_adapter(adapter, small_model), name)}
+    header["parameters"] |= {name: {"value": chosen[name]} for name in known}
+    clf = load_adapter(write(tmp_path / "b.safetensors", header, arrays), small_model)
+    assert {name: getattr(clf, name) for name in known} == {
+        name: getattr(type(clf)(), name) for name in known
+    }
+
+
 @pytest.mark.parametrize(
     ("model_name", "pretrained"),
     [("tiny", "openai"), ("tiny", None), ("ViT-B-16", "openai"), ("ViT-B/16", None)],

@@ -204,7 +204,10 @@ def _rebuild(
     if header["estimator"] not in known:
         raise ValueError(f"unknown estimator {header['estimator']!r}")
     kind = known[header["estimator"]]
-    estimator = kind(**{name: _decode(value) for name, value in header["parameters"].items()})
+    said = header["parameters"].items()
+    # A file chooses no folder that a later fit would write to; files of 0.1.0 hold `verbose`.
+    chosen = {name: value for name, value in said if name not in MACHINE_PARAMETERS}
+    estimator = kind(**{name: _decode(value) for name, value in chosen.items()})
     check_parameters(estimator)
     fitted: dict[str, Any] = {}
     for name, value in header["fitted"].items():
