@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -74,7 +74,8 @@ def _show_warning(
 
 def _train(options: _Options) -> None:
     output = _check_output(options.pop("output"), overwrite=options.pop("overwrite"))
-    data = load_folder(options.pop("folder"), split=options.pop("split"))
+    folder = options.pop("folder")
+    data = load_folder(folder, split=options.pop("split"))
     train = _part(data, "train")
     validation = data.splits.get("val")
     clf = _estimator(_METHODS[options.pop("method")], options)
@@ -87,7 +88,7 @@ def _train(options: _Options) -> None:
         f"({os.path.getsize(output) / 1024:.0f} KiB)"
     )
     if "test" in data.splits:
-        print(f"to test it: skclipsvd evaluate {output} FOLDER")
+        print(f"to test it: skclipsvd evaluate {output} {folder}")
 
 
 def _validation(part: Split) -> dict[str, Any]:
@@ -112,8 +113,7 @@ def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
     if out is None:
         _write_csv(sys.stdout, rows)
     else:
-        with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            _write_csv(file, rows)
+        _write_csv_file(out, rows)
         print(f"{len(rows)} images; written: {out}")
     if unread := sum(row["error"] is not None for row in rows):
         print(
@@ -161,10 +161,10 @@ def _write_evaluation(
         for name, row in zip(names, matrix, strict=True)
     ]
     for file, rows in (("per_class.csv", per_class), ("confusion.csv", confusion)):
-        with (out / file).open("w", encoding="utf-8", newline="") as stream:
-            _write_csv(stream, rows)
+        _write_csv_file(out / file, rows)
     picture = ConfusionDisplay(matrix, display_labels=names).plot()
-    picture.figure_.savefig(out / "confusion.png", dpi=150)
+    with replacing(out / "confusion.png") as temporary:
+        picture.figure_.savefig(temporary, dpi=150, format="png")
     print(f"written: per_class.csv, confusion.csv and confusion.png in {out}")
 
 
@@ -249,8 +249,13 @@ def _records(table: Any) -> list[dict[str, Any]]:
     return table.to_dict("records") if hasattr(table, "to_dict") else table
 
 
-def _write_csv(file: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = list(rows)
+def _write_csv_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        _write_csv(file, rows)
+
+
+def _write_csv(file: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)  # no "nan"

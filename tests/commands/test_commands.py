@@ -132,6 +132,26 @@ def test_evaluate_says_and_writes_how_good_it_is(tree, model, tmp_path, capsys):
         assert min(picture.size) > 300
 
 
+def test_an_evaluation_that_is_cut_off_leaves_the_old_files(tree, model, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    names = ("per_class.csv", "confusion.csv", "confusion.png")
+    for name in names:
+        (tmp_path / name).write_text("old")
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    evaluate = ["evaluate", str(model), str(tree), "--out", str(tmp_path), "--quiet"]
+    monkeypatch.setattr(csv.DictWriter, "writerows", no_space)
+    assert main(evaluate) == 1
+    assert {name: (tmp_path / name).read_text() for name in names} == dict.fromkeys(names, "old")
+    monkeypatch.undo()
+    monkeypatch.setattr("PIL.Image.Image.save", no_space)  # how Matplotlib writes a PNG
+    assert main(evaluate) == 1
+    assert (tmp_path / "confusion.png").read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+
+
 def test_evaluate_refuses_other_classes(tree, model, tmp_path, capsys):
     shutil.copytree(tree / "test" / "zero", tmp_path / "other" / "nought")
     assert main(["evaluate", str(model), str(tmp_path / "other"), "--quiet"]) == 1
