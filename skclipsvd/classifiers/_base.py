@@ -86,13 +86,13 @@ class UsesBackbone(TakesImages):
     n_jobs: int | None
     verbose: int
 
+    backbone_fingerprint_: str
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take up a pickle; parameters that its version did not have yet get their defaults."""
         super().__setstate__(state)
         for name, parameter in inspect.signature(type(self)).parameters.items():
             vars(self).setdefault(name, parameter.default)
-
-    backbone_fingerprint_: str
 
     def _load_backbone(self) -> Backbone:
         device = choose_device(self.device)

@@ -320,7 +320,12 @@ def _status(error: BaseException) -> int | None:
 
 def _first_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split())[:200] or type(error).__name__
-    return re.sub(r"//[^/@\s]*@", "//", text)  # a proxy's URL may hold a password
+    return _without_password(text)
+
+
+def _without_password(text: str) -> str:
+    """Take names and passwords out of the URLs, such as a proxy's."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _endpoint() -> str | None:
@@ -335,7 +340,7 @@ def _place() -> str:
     proxies = getproxies()
     proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy and not proxy_bypass(address.hostname or ""):
-        place += f" (through the proxy {_first_line(ValueError(proxy))})"
+        place += f" (through the proxy {_without_password(proxy)})"
     return place
 
 

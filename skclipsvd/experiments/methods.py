@@ -100,7 +100,7 @@ def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., Estimat
     return build
 
 
-def _names(estimator: type[BaseEstimator], *more: str, without: Sequence[str] = ()) -> frozenset:
+def _names(estimator: type[BaseEstimator], *more: str) -> frozenset[str]:
     # The protocols decide the class names and seeds.
     own = set(estimator().get_params(deep=False)) - {"class_names", "random_state", "classifier"}
     return frozenset({*own, *more})
