@@ -8,7 +8,7 @@ reported on digits, grocery50, trashnet6, aid18, busi3 and knee5, which had no s
         --data caltech20 --shots 1 4 16 --seeds 1 --candidate published:lr=0.03,steps=40
 
 FOLDER holds ``fonts/`` (fonts that the tiny model's training never saw) and the photographic
-backbone as ``lite0-96``, see ``tools/build_photographic.py``.
+backbone as ``lite0-64`` and ``lite0-96`` (its image sizes), see ``tools/build_photographic.py``.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """One training step of two checkouts of this library, in turn, each in a process of its own.
 
-    git worktree add /tmp/before v0.1.0
-    python -m benchmarks.versions --before /tmp/before
+    git worktree add ../before v0.1.0
+    python -m benchmarks.versions --before ../before
 
 Both processes hold the same model with the same random weights and take a step only when they are
 told to, so a machine whose speed drifts slows both; which of the two goes first alternates. The
