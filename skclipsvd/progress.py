@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,9 +25,10 @@ _logger.addHandler(logging.NullHandler())
 # A bar that waits for one long step shows that time goes on.
 _TICK_SECONDS = 1.0
 _LINES, _DETAILS = 1, 2
-# What the estimator's method that is running on this thread asks for, and whether a bar is open.
+# What the estimator's method that runs on this thread asks for, and the bar that is open. A weak
+# reference: an interrupt may come before a bar is closed, and must not silence what is done later.
 _VERBOSE: ContextVar[int] = ContextVar("skclipsvd_verbose", default=0)
-_IN_BAR: ContextVar[bool] = ContextVar("skclipsvd_in_bar", default=False)
+_BAR: ContextVar[weakref.ref[Bar] | None] = ContextVar("skclipsvd_bar", default=None)
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def shown(verbose: int) -> Iterator[None]:
         As scikit-learn means it: 0 shows nothing, 1 lines and bars, 2 and more details as well.
         Inside an open bar nothing is shown: a fit's callbacks may predict.
     """
-    token = _VERBOSE.set(0 if _IN_BAR.get() else int(verbose))
+    token = _VERBOSE.set(0 if _is_in_bar() else int(verbose))
     try:
         yield
     finally:
@@ -105,21 +107,39 @@ class Bar:
         self._tqdm.set_postfix(numbers, refresh=False)
 
     def __enter__(self) -> Self:
-        self._token = _IN_BAR.set(True)
+        self._token = _BAR.set(weakref.ref(self))
         if not self._tqdm.disable:
-            threading.Thread(target=self._tick, daemon=True, name="skclipsvd-clock").start()
+            clock = (weakref.ref(self._tqdm), self._over)
+            threading.Thread(target=_tick, args=clock, daemon=True, name="skclipsvd-clock").start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._tqdm.close()
-        _IN_BAR.reset(self._token)
+        _BAR.reset(self._token)
 
-    def _tick(self) -> None:
-        while not self._over.wait(_TICK_SECONDS):
-            with self._tqdm.get_lock():
-                if not self._over.is_set():
-                    self._tqdm.refresh(nolock=True)
+    @property
+    def is_open(self) -> bool:
+        """Whether what it counts still goes on."""
+        return not self._over.is_set()
+
+
+def _is_in_bar() -> bool:
+    reference = _BAR.get()
+    bar = None if reference is None else reference()
+    return bar is not None and bar.is_open
+
+
+def _tick(reference: weakref.ref[tqdm], over: threading.Event) -> None:
+    """Let a bar show that time goes on, until it is over or nobody holds it."""
+    while not over.wait(_TICK_SECONDS):
+        bar = reference()
+        if bar is None:
+            return
+        with bar.get_lock():
+            if not over.is_set():
+                bar.refresh(nolock=True)
+        del bar
 
 
 @dataclass

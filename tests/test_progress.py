@@ -3,6 +3,8 @@
 import logging
 import re
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -183,3 +185,16 @@ def test_bars_survive_numbers_of_numpy(capsys):
     with shown(np.int64(1)), phase("things", 3, "thing") as bar:
         bar.advance(np.int64(3))
     assert len(lines(capsys.readouterr().err)) == 2
+
+
+def test_a_bar_that_an_interrupt_left_open_silences_nothing(capsys):
+    """It may come between the lines that open a bar and those that see to its end."""
+    with shown(1):
+        Bar("left open", 3, "step", keep=False).__enter__()
+        with shown(1):
+            note("said")
+    assert "[skclipsvd] said" in capsys.readouterr().err
+    deadline = time.monotonic() + 10
+    while any(t.name == "skclipsvd-clock" for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

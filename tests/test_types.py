@@ -91,7 +91,7 @@ print(clf.clases_)  # wrong
 print(clf.loss_curve)  # wrong
 print(clf.singular_values_[0])  # wrong
 print(clf.n_iter_.shape)  # wrong
-clf.fit(paths)  # wrong
+clf.fit(3, ["cat", "dog"])  # wrong
 clf.predict(3)  # wrong
 clf.predict_proba(paths).maximum()  # wrong
 load_adapter(3)  # wrong

@@ -143,6 +143,6 @@ def test_an_interrupt_anywhere_leaves_all_as_before_or_after(make_operation, nam
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FITS, *OTHERS])
 def test_an_interrupt_everywhere_leaves_all_as_before_or_after(make_operation, name, tmp_path):
-    n = interrupt(make_operation[name](), int(os.environ.get("SKCLIPSVD_PLACES", 150)), tmp_path)
+    n = interrupt(make_operation[name](), int(os.environ.get("SKCLIPSVD_PLACES", 60)), tmp_path)
     print(f"\n{name}: interrupted at {n} places")
     assert n > 12

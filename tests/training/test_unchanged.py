@@ -7,7 +7,7 @@ import pytest
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.exceptions import SkclipsvdWarning, UnchangedPredictionsWarning
-from skclipsvd.training import predictions
+from skclipsvd.training import unchanged
 
 
 def warned(classifier, *data, **options):
@@ -91,20 +91,20 @@ def test_what_training_saw_spares_the_comparison(small_model, photographs, monke
     def forbidden(*_):
         raise AssertionError("an extra pass")
 
-    monkeypatch.setattr(predictions, "unit_image_features", forbidden)
+    monkeypatch.setattr(unchanged, "unit_image_features", forbidden)
     clf = CLIPSVDClassifier(small_model, lr=3e-2, max_steps=20, augment=False, random_state=0)
     clf.fit(*photographs)
 
 
 def test_a_comparison_is_a_few_images_where_one_changed(small_model, photographs, monkeypatch):
     seen = []
-    embed = predictions.unit_image_features
+    embed = unchanged.unit_image_features
 
     def counted(model, pixels):
         seen.append(len(pixels))
         return embed(model, pixels)
 
-    monkeypatch.setattr(predictions, "unit_image_features", counted)
+    monkeypatch.setattr(unchanged, "unit_image_features", counted)
     paths, labels = photographs
     clf = CLIPSVDClassifier(small_model, lr=3e-2, max_steps=20, augment=True, random_state=0)
     clf.fit(paths * 3, np.tile(labels, 3))
