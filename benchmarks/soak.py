@@ -89,7 +89,7 @@ def threads(options):
 
     def clear():
         nonlocal n_cleared
-        while not done.wait(2):
+        while not done.wait(0.2):
             clear_caches()
             n_cleared += 1
 

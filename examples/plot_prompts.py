@@ -94,7 +94,7 @@ test = np.setdiff1d(np.arange(len(labels)), train)
 rows = []
 for name, parameters in prompts.items():
     zero_shot = CLIPZeroShotClassifier("tiny", **parameters).fit(None, labels)
-    tuned = CLIPSVDClassifier("tiny", lr=0.02, max_steps=20, random_state=0, **parameters)
+    tuned = CLIPSVDClassifier("tiny", lr=0.05, max_steps=40, random_state=0, **parameters)
     tuned.fit(X[train], labels[train])
     scores = [100 * clf.score(X[test], labels[test]) for clf in (zero_shot, tuned)]
     rows.append((name, *scores))

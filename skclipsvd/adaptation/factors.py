@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ MAX_DISK_BYTES = 8 * 2**30
 # A smaller matrix is decomposed faster than its file is read.
 MIN_RANK_ON_DISK = 256
 _TOLERANCE = 1e-3
+_SECONDS_TO_START = 60.0
 _DECOMPOSING = threading.Lock()
 
 
@@ -174,16 +175,27 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
     all_there = threading.Barrier(n_workers + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread takes the common number when it is first asked
-        torch.set_num_threads(1)
-        with suppress(threading.BrokenBarrierError):  # interrupted: there is nothing to do
+        try:
+            torch.get_num_threads()  # a thread takes the common number when it is first asked
+            torch.set_num_threads(1)
             all_there.wait()
+        except threading.BrokenBarrierError:
+            pass  # interrupted: there is nothing to do
+        except BaseException:  # nobody is to wait for a worker that will not come
+            all_there.abort()
+            raise
 
     pool = ThreadPoolExecutor(n_workers, initializer=begin)
     try:
         for _ in range(n_workers):
             pool.submit(int)  # starts a worker: none of those before is idle yet
-        all_there.wait()
+        try:
+            all_there.wait(_SECONDS_TO_START)
+        except threading.BrokenBarrierError as error:
+            raise MemoryError(
+                "the threads that decompose weights could not start: memory or threads are used "
+                "up. End other programs and try again."
+            ) from error
         torch.set_num_threads(n_threads)
         yield pool
         pool.shutdown()

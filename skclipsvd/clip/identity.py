@@ -52,10 +52,16 @@ def config_of(
 def differences(fitted: Mapping[str, Setting], present: Mapping[str, Setting]) -> list[str]:
     """Say what differs, as far as both know it."""
     return [
-        f"{name} is {present[name]!r} (fitted with {value!r})"
+        f"{name} is {present[name]!r} (fitted with {_short(value)})"
         for name, value in fitted.items()
         if name in present and present[name] != value
     ]
+
+
+def _short(value: Setting) -> str:
+    """Write what a file says, which may be a stranger's."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def has_quick_gelu(model: nn.Module) -> bool:
