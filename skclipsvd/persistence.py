@@ -64,7 +64,7 @@ def load_adapter(
     >>> load_adapter(path).classes_.tolist()
     ['one', 'zero']
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such adapter file.")
     return read_adapter(path, _CLASSIFIERS, model_name, pretrained)

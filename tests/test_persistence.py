@@ -162,6 +162,19 @@ def test_a_file_that_is_no_adapter(tmp_path):
         load_adapter(tmp_path / "other.safetensors")
 
 
+def test_an_adapter_in_the_home_folder(fitted, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    fitted.save_adapter("~/a.safetensors")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["a.safetensors"]
+    assert not (tmp_path / "~").exists()
+    assert load_adapter("~/a.safetensors", fitted.model_name).classes_.tolist() == list(
+        fitted.classes_
+    )
+
+
 def test_an_interrupted_save_leaves_the_old_file_whole(fitted, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     fitted.save_adapter(path)

@@ -891,3 +891,31 @@ def test_self_training_of_numbers_takes_words(ten):
     clf = from_index(paths, learner(class_names=TEN))
     fitted = SelfTrainingClassifier(clf, max_iter=1).fit(index[: len(train)], known)
     assert fitted.score(index[len(train) :], as_numbers(y_test)) > 0.85
+
+
+def test_cross_validated_probabilities_are_of_numbered_labels(ten):
+    """cross_val_predict numbers the labels for every method but predict."""
+    train, y_train, _, _ = ten
+
+    def cross_validated(clf):
+        probabilities = cross_val_predict(clf, train, y_train, cv=2, method="predict_proba")
+        return (np.unique(y_train)[probabilities.argmax(axis=1)] == y_train).mean()
+
+    assert cross_validated(learner(class_names=TEN)) > 0.85
+    with pytest.warns(BareLabelWarning):
+        assert cross_validated(learner()) < 0.5
+    assert (cross_val_predict(learner(), train, y_train, cv=2) == y_train).mean() > 0.85
+
+
+def test_pairs_of_classes_are_numbered_anew(ten):
+    """OneVsOneClassifier, too: no words fit, and the classifier itself is better."""
+    three = [np.isin(y, NAMES) for y in ten[1::2]]
+    train, y_train, test, y_test = (part[three[i // 2]] for i, part in enumerate(ten))
+    by_row = from_index([*train, *test], learner())
+    index = np.arange(len(train) + len(test))[:, None]
+    rows, others = index[: len(train)], index[len(train) :]
+    plain = clone(by_row).fit(rows, y_train).score(others, y_test)
+    assert plain > 0.85
+    with pytest.warns(BareLabelWarning, match="OneVsRestClassifier"):
+        paired = OneVsOneClassifier(by_row).fit(rows, y_train).score(others, y_test)
+    assert paired < plain - 0.05

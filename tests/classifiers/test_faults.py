@@ -51,14 +51,15 @@ def test_a_warm_fit_that_fails_leaves_the_old_numbers(small_model, photographs, 
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_a_warm_fit_of_read_only_numbers(small_model, photographs, tmp_path):
-    """As joblib's memory map gives them."""
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_warm_fit_of_mapped_numbers(small_model, photographs, tmp_path, mode):
+    """Written into, read-only ones ended the process, and writable ones changed their file."""
     import joblib
 
     clf = CLIPSVDClassifier(small_model, **FAST, warm_start=True).fit(*photographs)
     joblib.dump(clf, tmp_path / "clf.joblib")
     content = (tmp_path / "clf.joblib").read_bytes()
-    mapped = joblib.load(tmp_path / "clf.joblib", mmap_mode="r+").fit(*photographs)
+    mapped = joblib.load(tmp_path / "clf.joblib", mmap_mode=mode).fit(*photographs)
     assert (tmp_path / "clf.joblib").read_bytes() == content
     clf.fit(*photographs)
     for name, array in clf.singular_values_.items():

@@ -313,6 +313,25 @@ def test_csv_names_file_encoding_and_spellings(tmp_path):
             load_folder(tmp_path, split=file)
 
 
+@pytest.mark.parametrize("name", ["1.heic", "scan", "1.HEIF", "1.jpg.part"])
+def test_a_class_that_is_skipped_as_a_whole_is_told(tmp_path, name):
+    """By name, with the number of its files and their extension."""
+    touch(tmp_path, "cat/1.png", f"dog/{name}", f"dog/more/{name}")
+    kind = re.escape(Path(name).suffix.lower() or "no extension")
+    said = rf"skipped 2 files .*\(2 x {kind}\), first .*dog.*no classes: dog \(1\)"
+    with pytest.warns(SkippedFilesWarning, match=said):
+        assert load_folder(tmp_path).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("other", ["Train", "train ", "TRAIN", " train"])
+def test_parts_of_near_equal_names_in_json_are_refused(tmp_path, other):
+    touch(tmp_path, "1.png")
+    entries = {part: [["1.png", 0, "a"]] for part in ("train", other)}
+    (tmp_path / "split.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=f"the parts 'train' and '{other}'"):
+        load_folder(tmp_path, split=tmp_path / "split.json")
+
+
 def test_json_split(tmp_path):
     file = write_split(tmp_path, "images", "split.JSON")
     dataset = load_folder(tmp_path / "images", split=file)

@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import zlib
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -193,6 +194,25 @@ def test_few_bits_in_a_wide_integer_are_not_darkened(top, dtype, fresh_caches):
     with pytest.warns(BitDepthWarning, match=str(top)):
         shown = decode_all([wide], CONFIG, 1)[0].source
     np.testing.assert_array_equal(shown, np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_sixteen_bits_are_scaled_in_silence(dtype, fresh_caches):
+    """A larger value than twelve bits hold leaves nothing to guess."""
+    values = np.array([[0, 257, 4096, 32896, 65535]], dtype).repeat(5, axis=0)
+    shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+    assert shown[0, :, 0].tolist() == [0, 1, 16, 128, 255]
+
+
+@pytest.mark.parametrize("bits", [10, 14])
+def test_depths_between_are_the_next_one_that_is_usual(bits, fresh_caches):
+    top = 2**bits - 1
+    values = np.array([[0, top]], np.uint16).repeat(2, axis=0)
+    white = round(top * 255 / (4095 if bits <= 12 else 65535))
+    told = pytest.warns(BitDepthWarning, match="4095") if bits <= 12 else nullcontext()
+    with told:
+        shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+    assert shown[0, :, 0].tolist() == [0, white]
 
 
 def test_what_converts_to_arrays_and_hugging_faces_dictionaries_are_taken(tmp_path, photo):
