@@ -8,7 +8,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -187,11 +187,11 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
 
     pool = ThreadPoolExecutor(n_workers, initializer=begin)
     try:
-        for _ in range(n_workers):
-            pool.submit(int)  # starts a worker: none of those before is idle yet
         try:
+            for _ in range(n_workers):
+                pool.submit(int)  # starts a worker: none of those before is idle yet
             all_there.wait(_SECONDS_TO_START)
-        except threading.BrokenBarrierError as error:
+        except (threading.BrokenBarrierError, BrokenExecutor) as error:
             raise MemoryError(
                 "the threads that decompose weights could not start: memory or threads are used "
                 "up. End other programs and try again."

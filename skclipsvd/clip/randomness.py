@@ -36,13 +36,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """
     generators = _generators(device)
     with _ONE_AT_A_TIME:
-        states = [generator.get_state() for generator in generators]
+        before = [(generator, generator.get_state()) for generator in generators]
         try:
             for generator in generators:
                 generator.manual_seed(seed)
             yield
         finally:
-            for generator, state in zip(generators, states, strict=True):
+            for generator, state in before:  # no call first: an interrupt would come behind it
                 generator.set_state(state)
 
 
