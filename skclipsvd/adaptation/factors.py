@@ -187,22 +187,21 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
 
     pool = ThreadPoolExecutor(n_workers, initializer=begin)
     try:
-        try:
-            for _ in range(n_workers):
-                pool.submit(int)  # starts a worker: none of those before is idle yet
-            all_there.wait(_SECONDS_TO_START)
-        except (threading.BrokenBarrierError, BrokenExecutor) as error:
+        for _ in range(n_workers):
+            pool.submit(int)  # starts a worker: none of those before is idle yet
+        all_there.wait(_SECONDS_TO_START)
+        torch.set_num_threads(n_threads)
+        yield pool
+        pool.shutdown()
+    except BaseException as error:
+        all_there.abort()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
+        if isinstance(error, (threading.BrokenBarrierError, BrokenExecutor)):
             raise MemoryError(
                 "the threads that decompose weights could not start: memory or threads are used "
                 "up. End other programs and try again."
             ) from error
-        torch.set_num_threads(n_threads)
-        yield pool
-        pool.shutdown()
-    except BaseException:
-        all_there.abort()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_threads)
         raise
 
 

@@ -34,26 +34,27 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     device : torch.device
         Where the numbers are drawn, beside the CPU.
     """
-    generators = _generators(device)
+    cpu, others = torch.default_generator, _others(device)
     with _ONE_AT_A_TIME:
-        before = [(generator, generator.get_state()) for generator in generators]
+        state, states = cpu.get_state(), [generator.get_state() for generator in others]
         try:
-            for generator in generators:
+            cpu.manual_seed(seed)
+            for generator in others:
                 generator.manual_seed(seed)
             yield
         finally:
-            for generator, state in before:  # no call first: an interrupt would come behind it
-                generator.set_state(state)
+            cpu.set_state(state)  # before any other call: an interrupt would come behind it
+            for generator, kept in zip(others, states, strict=True):
+                generator.set_state(kept)
 
 
-def _generators(device: torch.device) -> list[torch.Generator]:
-    """Return those of the CPU and of `device`; `torch.manual_seed` would set every device's."""
-    generators = [torch.default_generator]
+def _others(device: torch.device) -> list[torch.Generator]:
+    """Return those beside the CPU's; `torch.manual_seed` would set every device's."""
     if device.type == "cuda":
         torch.cuda.init()
         index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    elif device.type == "mps":
+        return [torch.cuda.default_generators[index]]
+    if device.type == "mps":
         # Private, as torch.mps has no public name for the object.
-        generators.append(torch.mps._get_default_mps_generator())
-    return generators
+        return [torch.mps._get_default_mps_generator()]
+    return []

@@ -127,7 +127,7 @@ def interrupt(operation, n_places, folder):
     operation.reset()
     n_interrupted = 0
     for place, turn in places.some(n_places):
-        with nothing_is_left():
+        with nothing_is_left(place, turn):
             was_interrupted = places.interrupt(operation.run, place, turn)
         assert not leftovers(folder), (place, turn)
         operation.check(answer, before, after)

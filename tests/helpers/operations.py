@@ -92,7 +92,7 @@ def is_same(found, expected):
 
 
 @contextlib.contextmanager
-def nothing_is_left():
+def nothing_is_left(*where):
     """Threads, descriptors and what a process has one of are as before, whatever was raised."""
     before = _process_state()
     yield
@@ -101,7 +101,7 @@ def nothing_is_left():
         gc.collect()  # a file that an exception's frames hold
         time.sleep(0.01)
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-    assert not changed, changed
+    assert not changed, (where, changed)
 
 
 class _Some(list):
