@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import sys
@@ -108,6 +109,8 @@ def _zero_shot(options: _Options) -> None:
 
 def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
     out = options["out"] and _check_output(options["out"], overwrite=True)
+    if out is not None and out.suffix.lower() != ".csv":
+        raise ValueError(f"--out {options['out']}: name a .csv file.")
     paths = [path for given in options["images"] for path in _images(Path(given))]
     rows = _records(prediction_table(clf, paths, top_k=options["top_k"], on_error="report"))
     if out is None:
@@ -135,6 +138,8 @@ def _images(given: Path) -> list[str]:
 def _evaluate(options: _Options) -> None:
     out = options.pop("out")
     if out is not None:
+        if importlib.util.find_spec("matplotlib") is None:  # before the work, not after it
+            raise ImportError("--out draws a picture; `pip install 'skclipsvd[plot]'` for it.")
         Path(out).mkdir(parents=True, exist_ok=True)
     data = load_folder(options.pop("folder"), split=options.pop("split"))
     part = _part(data, options.pop("part") or "test")

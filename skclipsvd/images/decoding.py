@@ -200,6 +200,8 @@ def _look(item: Item) -> os.stat_result | str | None:
         return None
     try:
         status = os.stat(item)
+    except PermissionError:
+        return "you may not read what is in its folder"
     except (OSError, ValueError):  # ValueError: a null character
         return _NO_SUCH_FILE
     return unfit(status) or status

@@ -1,6 +1,7 @@
 """The command ``skclipsvd``, from what is typed to what is printed and written."""
 
 import csv
+import importlib.util
 import json
 import re
 import shutil
@@ -182,6 +183,7 @@ def test_info(model, capsys):
         ("train TREE -o MODEL", "exists; name another file, or pass --overwrite"),
         ("predict NOWHERE TREE", "no such adapter file"),
         ("predict MODEL EMPTY", "holds no images"),
+        ("predict MODEL TREE --out photo.jpg", "--out photo.jpg: name a .csv file"),
         ("predict MODEL TREE --top-k 9", "top_k must be from 1 to 3"),
         ("evaluate MODEL TREE --part dev", "has no part dev, only train, test"),
         ("train TREE -o x.safetensors --model ViT-B-61", "ViT-B-61"),
@@ -258,3 +260,13 @@ def test_prediction_table_does_not_blame_images_for_other_faults(tree, model):
     clf.backbone_fingerprint_ = "0" * 64
     with pytest.raises(ValueError, match="not the weights that this classifier was fitted on"):
         prediction_table(clf, [str(tree / "test" / "one" / "15.png")], on_error="report")
+
+
+def test_evaluate_says_before_that_it_cannot_draw(tree, model, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    hidden = {"matplotlib"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in hidden else find(n))
+    out = tmp_path / "evaluation"
+    assert main(["evaluate", str(model), str(tree), "--out", str(out), "--quiet"]) == 1
+    assert "skclipsvd[plot]" in capsys.readouterr().err
+    assert not out.exists()

@@ -311,3 +311,18 @@ def test_each_path_is_looked_at_once(tmp_path, photo, fresh_caches, monkeypatch)
     monkeypatch.setattr(os, "stat", watched)
     decode_all([path], CONFIG, 1)
     assert looked.count(path) == 1
+
+
+def test_a_folder_that_may_not_be_entered_is_no_missing_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+    stat = os.stat
+
+    def refuse(name, **options):
+        if name == str(path):
+            raise PermissionError(13, "Permission denied")
+        return stat(name, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)  # the tests may run as root, whom nothing is refused
+    with pytest.raises(ValueError, match=r"X\[0\] = .*a\.png'?: you may not read"):
+        check_exist([str(path)])
