@@ -157,6 +157,39 @@ def test_a_huge_file_is_not_read(tmp_path):
         decode_all([str(path)], CONFIG, 1)
 
 
+def many_scans(side, n):
+    """A progressive JPEG whose last scan, of a few bytes, stands there `n` times more.
+
+    A decoder goes over all pixels for each.
+    """
+    file = BytesIO()
+    Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True, quality=5)
+    data = file.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xc4") : -2] * n + data[-2:]
+
+
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_a_small_file_that_takes_long_is_given_up(tmp_path, monkeypatch, fresh_caches, form):
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_SECONDS", "1")
+    paths = []
+    for i, n_scans in enumerate((0, 2000)):  # the latter takes fifteen seconds
+        paths.append(tmp_path / f"{i}.jpg")
+        paths[i].write_bytes(many_scans(2000, n_scans))
+    assert paths[1].stat().st_size < 200_000
+    items = [str(path) if form == "file" else path.read_bytes() for path in paths]
+    with pytest.raises(ValueError, match=r"1 image.*X\[1\].*more than 1 s to decode") as caught:
+        decode_all(items, CONFIG, 1)
+    assert "SKCLIPSVD_IMAGE_SECONDS" in str(caught.value)
+    assert (decode_all(items[:1], CONFIG, 1)[0].view == 128).all()
+
+
+@pytest.mark.parametrize("said", ["a minute", "-1", "0", "nan"])
+def test_a_time_that_is_none_is_no_fault_of_the_images(photo, monkeypatch, fresh_caches, said):
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_SECONDS", said)
+    with pytest.raises(ValueError, match=f"^SKCLIPSVD_IMAGE_SECONDS='{said}': give a number"):
+        decode_all([photo], CONFIG, 1)
+
+
 def test_one_lazily_opened_picture_may_stand_in_many_rows(tmp_path, fresh_caches):
     big = Image.fromarray(load_sample_image("china.jpg")).resize((2000, 1500))
     big.save(tmp_path / "photo.jpg")
