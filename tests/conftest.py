@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 
 # Test processes side by side share the cores. Set before torch is imported, so that every thread of
 # a process computes with the same number: rounding depends on it.
@@ -39,6 +40,17 @@ SMALL_CONFIG = {
     },
     "preprocess_cfg": {"size": 32, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Add up what the tests injected and tried, which the pages on security and faults state."""
+    counts = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        counts.update(dict(report.user_properties))
+    if counts:
+        terminalreporter.section("what was tried")
+    for what, count in sorted(counts.items()):
+        terminalreporter.write_line(f"{what}: {count:,}")
 
 
 @pytest.fixture(scope="session", autouse=True)
