@@ -57,7 +57,8 @@ def main():
         rows.append(row)
         print(table(list(row), [row.values()]), flush=True)
     settings = {name: value for name, value in vars(options).items() if name != "parts"}
-    write("soak", settings, rows)
+    name = "soak" if len(rows) == len(PARTS) else "-".join(["soak", *options.parts])
+    write(name, settings, rows)
 
 
 def fits(options):

@@ -20,6 +20,7 @@ _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 _OF_OPTIONS = {
     "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
     "methods-select": "How the methods' learning rates were chosen, on validation images.",
+    "soak-files": "Load: one prediction of 20,000 files, its answers and its memory.",
     "step-profile": "Where the time of one training step of ViT-B/16 goes, by kind of operation.",
     "step-rates": "How fast this machine multiplies matrices of the shapes that a step needs.",
 }
