@@ -232,7 +232,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         recipe = self._recipe(len(training), len(classes), adaptation, backbone)
 
         def attributes() -> dict[str, Any]:
-            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            with shown(self.verbose):  # nothing where a callback asks in between
+                fitted = self._fitted_attributes(backbone, adaptation, classes, task)
             return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
@@ -244,15 +245,15 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
-        with phase("merging the weights, and encoding the class texts"):
-            fitted = attributes()
-            fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
-            fitted.update(n_iter_=len(state.losses))
-            if stopping is not None:
-                fitted["validation_scores_"] = np.array(stopping.scores)
-                assert stopping.best is not None  # the start counts as an epoch
-                fitted["best_validation_score_"] = float(stopping.best[0])
-                fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
+        fitted = attributes()
+        fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
+        fitted.update(n_iter_=len(state.losses))
+        if stopping is not None:
+            fitted["validation_scores_"] = np.array(stopping.scores)
+            assert stopping.best is not None  # the start counts as an epoch
+            fitted["best_validation_score_"] = float(stopping.best[0])
+            fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
+        with phase("checking that its answers are finite"):
             self._check_finite(fitted, backbone, adaptation)
         unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
         self._replace_fitted(fitted)

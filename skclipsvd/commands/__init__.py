@@ -64,12 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with 2, as argparse does.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and arguments[0] in _HANDED_ON:
-        module, _ = _HANDED_ON[arguments[0]]
-        return import_module(module).main(arguments[1:]) or 0
-    options = vars(_parser().parse_args(arguments))
-    run = import_module("skclipsvd.commands._run")
-    return run.run(options.pop("command"), options)
+    try:
+        if arguments and arguments[0] in _HANDED_ON:
+            module, _ = _HANDED_ON[arguments[0]]
+            return _imported(module).main(arguments[1:]) or 0
+        options = vars(_parser().parse_args(arguments))
+        run = _imported("skclipsvd.commands._run", quiet=options.get("quiet", False))
+        return run.run(options.pop("command"), options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _imported(module: str, *, quiet: bool = False) -> Any:
+    """Import what takes seconds, with a clock on the screen."""
+    progress = import_module("skclipsvd.progress")
+    with progress.shown(int(not quiet)), progress.phase("starting"):
+        return import_module(module)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,23 @@ def test_as_a_module():
     command = [sys.executable, "-m", "skclipsvd", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == skclipsvd.__version__
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can send another one Ctrl-C")
+def test_it_says_at_once_that_it_starts(model, tree):
+    """Torch and open_clip take seconds to import: neither silence nor a traceback after Ctrl-C."""
+    image = str(tree / "test" / "one" / "15.png")
+    command = [sys.executable, "-m", "skclipsvd", "predict", str(model), image]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        first = process.stderr.readline().decode()
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate()
+    assert first == "[skclipsvd] starting ...\n"
+    # Inside `exec`, Python itself ends with the signal, which shells show as 130, too.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "interrupted" in said.decode().splitlines()
+    assert "Traceback" not in said.decode()
+    assert not printed
 
 
 def test_others_are_handed_on(capsys):
