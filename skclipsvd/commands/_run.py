@@ -143,6 +143,12 @@ def _evaluate(options: _Options) -> None:
         Path(out).mkdir(parents=True, exist_ok=True)
     data = load_folder(options.pop("folder"), split=options.pop("split"))
     part = _part(data, options.pop("part") or "test")
+    if list(data.splits) == ["all"]:
+        print(
+            f"note: {data.name} has no part test/, so all of its images are tested on. If it was "
+            "trained on them, new images will come out worse.",
+            file=sys.stderr,
+        )
     clf = _load(options)
     _check_labels(part.labels, clf.classes_, data.name)
     names = [str(label) for label in clf.classes_]

@@ -160,6 +160,13 @@ def test_evaluate_refuses_other_classes(tree, model, tmp_path, capsys):
     assert "the class 'nought'" in capsys.readouterr().err
 
 
+def test_evaluate_says_that_a_folder_without_parts_was_perhaps_trained_on(tree, model, capsys):
+    assert main(["evaluate", str(model), str(tree / "test"), "--quiet"]) == 0
+    assert "test has no part test/, so all of its images are tested on" in capsys.readouterr().err
+    assert main(["evaluate", str(model), str(tree), "--quiet"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_zero_shot(tree, tmp_path):
     out = tmp_path / "zero-shot.csv"
     command = ["zero-shot", str(tree / "test"), "--classes", *NAMES, "--model", "tiny"]
