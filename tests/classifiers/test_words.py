@@ -427,7 +427,7 @@ def test_messages_print_paths_as_the_user_writes_them(small_model, photographs):
         ).fit([*np.array(paths), np.str_(paths[0])], [*labels, labels[-1]]),
     }
     for kind, attempt in attempts.items():
-        with pytest.raises(Exception, match=r"gone\.jpg|occur with different") as caught:  # noqa: PT011
+        with pytest.raises(Exception, match=r"gone\.jpg|occur with different") as caught:
             attempt()
         assert type(caught.value).__name__ == kind
         assert "str_(" not in str(caught.value)
