@@ -9,8 +9,8 @@ adaptation into the model. The weights are random, so "weights" is drawing and h
 
 The tiny model's row goes on to the first prediction: start of the process to the answer.
 
-A second table says what an import costs, in processor seconds too, which do not count what other
-processes do: medians of `--imports` fresh processes each, in turn.
+Rows with processor seconds, which do not count what other processes do, say what imports cost:
+medians of fresh processes, those of a round in turn.
 """
 
 import argparse
