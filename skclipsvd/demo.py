@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = np.setdiff1d(np.arange(len(labels)), train)
     print(f"{len(paths)} real handwritten digits; {len(train)} to learn from, {len(test)} to test.")
 
-    settings = dict(model_name="tiny", augment=False, random_state=options.seed)
+    settings = dict(model_name="tiny", augment=False, random_state=options.seed, verbose=1)
     zero_shot = CLIPSVDClassifier(**settings, max_steps=0).fit(paths[train], labels[train])
     print(f"zero-shot accuracy            {zero_shot.score(paths[test], labels[test]):7.1%}")
 
-    adapted = CLIPSVDClassifier(**settings, verbose=1)
+    adapted = CLIPSVDClassifier(**settings)
     adapted.fit(paths[train], labels[train])
     predicted = adapted.predict(paths[test])
     print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")

@@ -82,6 +82,15 @@ def test_verbose_says_what_goes_on(small_model, data, capsys):
     assert "0/6 [00:00<?" in steps[0], "the estimate starts with the first step"
 
 
+def test_an_estimate_says_that_a_fit_may_end_sooner(small_model, photographs, capsys):
+    settings = dict(augment=False, random_state=0, verbose=1)
+    CLIPSVDClassifier(small_model, **settings).fit(*photographs)
+    CLIPSVDClassifier(small_model, epochs=6, **settings).fit(*photographs)
+    estimates = [line for line in lines(capsys.readouterr().err) if "will take about" in line]
+    assert estimates[0].endswith(" s, or less if the loss falls below 0.1 before")
+    assert estimates[1].endswith(" s")
+
+
 def test_nothing_is_said_by_default(small_model, data, capsys):
     clf = CLIPSVDClassifier(small_model, **SETTINGS).fit(*data[0], **data[1])
     clf.predict(data[0][0])
