@@ -180,6 +180,7 @@ def test_info(model, capsys):
     assert main(["info", str(model)]) == 0
     printed = capsys.readouterr().out
     assert "CLIPSVDClassifier" in printed
+    assert re.search(r"^backbone +tiny$", printed, re.MULTILINE)
     assert "one, seven, zero" in printed
 
 
@@ -209,16 +210,20 @@ def test_errors_come_in_one_line(arguments, message, tree, model, tmp_path, monk
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("predict", "--top-k"), ("demo", "--seed"), ("experiments few-shot", "--shots")],
+)
+def test_help_imports_nothing_heavy(command, option):
     code = (
         "import sys; from skclipsvd.commands import main\n"
-        "try: main(['predict', '--help'])\n"
+        f"try: main({[*command.split(), '--help']})\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print({'torch', 'sklearn', 'numpy', 'open_clip', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
-    assert "--top-k" in done.stdout
+    assert option in done.stdout
 
 
 def test_as_a_module():
