@@ -214,9 +214,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         checkpoint: Checkpoint | None,
     ) -> str | None:
         """Train, and replace what the last fit left; say where that changed no prediction."""
-        rng = check_random_state(self.random_state)
-        if checkpoint is not None:
-            rng = checkpoint.random_state(self.random_state)
+        seed = self.random_state
+        rng = check_random_state(seed) if checkpoint is None else checkpoint.random_state(seed)
         training = given
         if validation is None and self.early_stopping:
             training, validation = given.split(self.validation_fraction, rng)
