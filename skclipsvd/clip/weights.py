@@ -33,7 +33,7 @@ from .advice import (
     unpinned,
     without_program,
 )
-from .hub import Repository, UnavailableError, causes, quiet, split_revision
+from .hub import Repository, UnavailableError, causes, quiet, split_revision, weight_files
 from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
 from .tags import (
@@ -268,10 +268,10 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
         source = _settled(found.name, pretrained)
         path = source.path
     if found.repository is not None:
-        found.repository.first(_weight_files(""))
+        found.repository.first(weight_files())
     elif path is None and source.tag is not None:
         name, filename = os.path.split(get_pretrained_cfg(found.name, source.tag)["hf_hub"])
-        path = str(Repository(name).first(_weight_files(filename)))
+        path = str(Repository(name).first(weight_files(filename)))
     stated = {} if source.tag is None else settings(found.name, source.tag)
     wants_random = path is None and not _holds_weights(found)
     if wants_random:
@@ -307,14 +307,6 @@ def _settled(model_name: str, pretrained: str | None) -> Source:
     if source.path is None or source.tag is not None:
         return source
     return Source(tag_of_copy(model_name, source.path), source.path)
-
-
-def _weight_files(filename: str) -> list[str]:
-    """Name the files that may hold a repository's weights, the safe format first."""
-    if filename in ("", "open_clip_pytorch_model.bin"):
-        return ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    stem, kind = os.path.splitext(filename)
-    return [f"{stem}.safetensors", filename] if kind in (".bin", ".pth") else [filename]
 
 
 def _check_size(structure: nn.Module, model_name: str) -> None:
