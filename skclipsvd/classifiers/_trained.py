@@ -46,7 +46,7 @@ from ..training import (
     train,
     with_callbacks,
 )
-from ..validation import fit_context
+from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
@@ -127,6 +127,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     ) -> Adaptation:
         """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
+    @named_by_class
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     @explained_out_of_memory()

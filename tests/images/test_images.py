@@ -1,6 +1,7 @@
 """Whatever a user calls an image."""
 
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from skclipsvd import CLIPSVDClassifier
+from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.images import (
     Decoded,
     as_items,
@@ -503,3 +504,19 @@ def test_tensors_that_are_no_images_say_what_to_do(X, message):
 def test_bytes_in_other_clothes(digits):
     content = Path(digits[0][0]).read_bytes()
     assert as_items([bytearray(content), memoryview(content)]) == [content, content]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_home_folder_is_found(kind, digits, tmp_path, monkeypatch):
+    """As every path of this package: in a list, an array, or what fit and predict are given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "one.png").write_bytes(Path(digits[0][1]).read_bytes())
+    clf = CLIPZeroShotClassifier("tiny").fit([kind("~/no such file")] * 2, ["zero", "one"])
+    assert clf.predict([kind("~/one.png")]).tolist() == ["one"]
+    assert as_items(np.array(["~/one.png"])) == [str(tmp_path / "one.png")]
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "two.png"))):
+        clf.predict([kind("~/two.png")])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$1").write_bytes((tmp_path / "one.png").read_bytes())  # nobody's home
+    assert clf.predict(["~$1"]).tolist() == ["one"]
