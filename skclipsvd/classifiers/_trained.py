@@ -36,6 +36,7 @@ from ..images import (
 from ..progress import note, phase, shown, spoken
 from ..training import (
     LEARNT_LOSS,
+    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
@@ -46,6 +47,7 @@ from ..training import (
     automatic_lr,
     automatic_steps,
     checked_folder,
+    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -229,7 +231,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
+        recipe = self._recipe(task, adaptation)
 
         def attributes() -> dict[str, Any]:
             fitted = self._fitted_attributes(backbone, adaptation, classes, task)
@@ -415,13 +417,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             return automatic_steps(n_images, self.batch_size)
         return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
 
-    def _recipe(
-        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
-    ) -> Recipe:
-        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
+        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
+        n_steps = self.n_steps_for(n_images)
         lr = self.lr
         if lr == "auto":
-            lr = automatic_lr(n_steps, shots, adaptation.reach)
+            shots = n_images / task.prompts.n_classes
+            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
+            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
             n_steps=n_steps,
@@ -431,9 +434,24 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
-            dtype=choose_dtype(self.precision, backbone.device),
+            dtype=dtype,
             checkpointing=bool(self.checkpointing),
         )
+
+    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
+        n_images = min(len(task.labels), STARTING_IMAGES)
+        what = f"finding out how much is to be learnt, from {n_images} images"
+        with phase(what, n_images, "image") as bar:
+            model = self._model_to_start_from(task.backbone)
+            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
+            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
+            bar.result = f"their loss is {loss:.2f} times a guess's"
+        return loss
+
+    def _model_to_start_from(self, backbone: Backbone) -> nn.Module:
+        """Return the frozen model, or the last fit's where `warm_start` goes on from it."""
+        is_warm = self.warm_start and hasattr(self, self._state_attribute)
+        return self._adapted_model(backbone) if is_warm else backbone.model
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
@@ -487,9 +505,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
             return None
         backbone = task.backbone
-        is_warm = self.warm_start and hasattr(self, self._state_attribute)
         with phase("comparing predictions with those before the fit"):
-            before = self._adapted_model(backbone) if is_warm else backbone.model
+            before = self._model_to_start_from(backbone)
             after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
             text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
             found = state.seen.unchanged(task, before, after, text, recipe.dtype)
