@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 SELECTION = ("letters", "upright", "clothing10", "caltech20", "steel6")
 HELD_OUT = ("digits", "grocery50", "trashnet6", "aid18", "busi3", "knee5")
 DRAWN = ("letters", "upright", "digits")
+PHOTOGRAPHS = tuple(name for name in SELECTION + HELD_OUT if name not in DRAWN)
 # Enough for a standard error of 2.5 points a set at most, and 1 for a mean of six.
 N_TEST = 300
 
@@ -57,7 +58,7 @@ def study(name: str, cache_folder: Path) -> Study:
     """Return one data set."""
     if name in DRAWN:
         return _drawn(name, cache_folder)
-    from score_photographic import TEMPLATES, read, words
+    from score_photographic import read
 
     folder = data_set(name)
     if folder is None:
@@ -65,10 +66,22 @@ def study(name: str, cache_folder: Path) -> Study:
     part = "validation" if name == "clothing10" else "test"
     test = _some(*read(folder, part))
     train = read(folder, "train")
-    class_names = {label: words(label) for label in sorted(set(train[1]))}
-    if name == "knee5":
-        class_names = {k: f"{v} osteoarthritis" for k, v in class_names.items()}
-    return Study(name, *train, *test, class_names, TEMPLATES.get(name, "a photo of a {}."), True)
+    class_names = {label: words_of(name, label) for label in sorted(set(train[1]))}
+    return Study(name, *train, *test, class_names, template_of(name), True)
+
+
+def words_of(name: str, label: str) -> str:
+    """Return the words for a class folder of a data set."""
+    from score_photographic import words
+
+    return words(label) + (" osteoarthritis" if name == "knee5" else "")
+
+
+def template_of(name: str) -> str:
+    """Return the prompt of a data set of photographs."""
+    from score_photographic import TEMPLATES
+
+    return TEMPLATES.get(name, "a photo of a {}.")
 
 
 def _drawn(name: str, cache_folder: Path) -> Study:
