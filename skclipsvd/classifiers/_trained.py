@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..caching.memory import explained_out_of_memory
-from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
+from ..clip import Backbone, choose_device, choose_dtype
 from ..exceptions import UnchangedPredictionsWarning, warn
 from ..images import (
     Decoded,
@@ -29,8 +29,6 @@ from ..images import (
     check_exist,
     decode_all,
     decoding_threads,
-    normalise,
-    size_of,
     stack_views,
 )
 from ..progress import note, phase, shown, spoken
@@ -43,7 +41,6 @@ from ..training import (
     FitMonitor,
     Recipe,
     Task,
-    TrainingState,
     automatic_lr,
     automatic_steps,
     checked_folder,
@@ -56,6 +53,7 @@ from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
+from ._outcome import Outcome
 from ._training_set import TrainingSet
 
 
@@ -219,9 +217,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         checkpoint: Checkpoint | None,
     ) -> str | None:
         """Train, and replace what the last fit left; say where that changed no prediction."""
-        rng = check_random_state(self.random_state)
-        if checkpoint is not None:
-            rng = checkpoint.random_state(self.random_state)
+        seed = self.random_state
+        rng = check_random_state(seed) if checkpoint is None else checkpoint.random_state(seed)
         training = given
         if validation is None and self.early_stopping:
             training, validation = given.split(self.validation_fraction, rng)
@@ -246,17 +243,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
+        outcome = Outcome(task, recipe, state, stopping)
         with phase("merging the weights, and encoding the class texts"):
-            fitted = attributes()
-            fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
-            fitted.update(n_iter_=len(state.losses))
-            if stopping is not None:
-                fitted["validation_scores_"] = np.array(stopping.scores)
-                assert stopping.best is not None  # the start counts as an epoch
-                fitted["best_validation_score_"] = float(stopping.best[0])
-                fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
-            self._check_finite(fitted, backbone, adaptation)
-        unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
+            fitted = {**attributes(), **outcome.attributes()}
+            learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
+            model = merged_once(backbone, learnt, lambda: adaptation)
+            outcome.check_finite(model, text_features, learnt)
+        unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -442,16 +435,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         n_images = min(len(task.labels), STARTING_IMAGES)
         what = f"finding out how much is to be learnt, from {n_images} images"
         with phase(what, n_images, "image") as bar:
-            model = self._model_to_start_from(task.backbone)
+            model = self._start(task.backbone)
             text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
             loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
             bar.result = f"their loss is {loss:.2f} times a guess's"
         return loss
-
-    def _model_to_start_from(self, backbone: Backbone) -> nn.Module:
-        """Return the frozen model, or the last fit's where `warm_start` goes on from it."""
-        is_warm = self.warm_start and hasattr(self, self._state_attribute)
-        return self._adapted_model(backbone) if is_warm else backbone.model
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
@@ -470,66 +458,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "backbone_config_": dict(backbone.config),
         }
 
-    def _check_finite(
-        self, fitted: Mapping[str, Any], backbone: Backbone, adaptation: Adaptation
-    ) -> None:
-        """Refuse numbers that give no answers, of the texts or of a black image."""
-        model = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
-        black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
-        dtype = choose_dtype(self.precision, backbone.device)
-        with torch.inference_mode(), autocast(backbone.device, dtype):
-            pixels = normalise(black, backbone.preprocess, backbone.device)
-            image = unit_image_features(model, pixels).cpu().numpy()
-        numbers = [image, fitted["text_features_"], *fitted[self._state_attribute].values()]
-        if not all(np.isfinite(array).all() for array in numbers):
-            raise FloatingPointError(
-                "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
-                "precision='fp32'. The estimator is as it was before."
-            )
-
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
 
-    def _unchanged(
-        self,
-        state: TrainingState,
-        stopping: EarlyStopping | None,
-        fitted: Mapping[str, Any],
-        task: Task,
-        adaptation: Adaptation,
-        recipe: Recipe,
-    ) -> str | None:
-        """Say in words that every training image is predicted as before; None where one is not."""
-        keeps_best = stopping is not None and stopping.patience is not None
-        if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
-            return None
-        backbone = task.backbone
-        with phase("comparing predictions with those before the fit"):
-            before = self._model_to_start_from(backbone)
-            after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
-            text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
-            found = state.seen.unchanged(task, before, after, text, recipe.dtype)
-        if found is None:
-            return None
-        if not found.n_wrong:
-            note("no prediction changed: the training images looked at were all right before")
-            return None
-        if stopping is not None and keeps_best and stopping.kept_the_start:
-            advice = (
-                "early_stopping kept the start, because no epoch was better on the validation "
-                f"part: change lr (it is {recipe.lr:.3g}), or validate on more images"
-            )
-        else:
-            advice = (
-                f"raise lr (it is {recipe.lr:.3g}) or take more steps with max_steps or epochs "
-                f"(it took {len(state.losses)})"
-            )
-        which = "its" if found.n_looked_at == len(task.labels) else "the most doubtful"
-        return (
-            f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
-            f"{found.n_wrong} of which are wrong as before; {advice}."
-        )
+    def _start(self, backbone: Backbone) -> nn.Module:
+        """Return the merged model that this fit began with."""
+        is_warm = self.warm_start and hasattr(self, self._state_attribute)
+        return self._adapted_model(backbone) if is_warm else backbone.model
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = self._learnt()
