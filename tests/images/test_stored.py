@@ -16,7 +16,9 @@ from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CLIPZeroShotClassifier, pr
 from skclipsvd.datasets import load_folder
 from skclipsvd.images import as_items
 
-datasets = pytest.importorskip("datasets")
+# Not "datasets" alone: a folder of the tests has that name, too.
+pytest.importorskip("datasets.features")
+import datasets  # noqa: E402
 from datasets import ClassLabel, DatasetDict, Features  # noqa: E402
 from datasets import Dataset as HuggingFace  # noqa: E402
 from datasets import Image as ImageFeature  # noqa: E402
