@@ -18,10 +18,9 @@ from skclipsvd.images import as_items
 
 # Not "datasets" alone: a folder of the tests has that name, too.
 pytest.importorskip("datasets.features")
-import datasets  # noqa: E402
-from datasets import ClassLabel, DatasetDict, Features  # noqa: E402
-from datasets import Dataset as HuggingFace  # noqa: E402
-from datasets import Image as ImageFeature  # noqa: E402
+from datasets import ClassLabel, DatasetDict, Features
+from datasets import Dataset as HuggingFace
+from datasets import Image as ImageFeature
 
 CLASSES = ("flower", "temple")
 
