@@ -131,6 +131,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Returns
         -------
         self : CLIPEncoder
+            This object, fitted.
 
         Raises
         ------
@@ -138,6 +139,14 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             `classifier` is not fitted.
         FileNotFoundError
             Weights that cannot be had.
+        TypeError, ValueError
+            X has no images, or something that is none, by index.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPEncoder
+        >>> CLIPEncoder("tiny").fit(["not looked at.jpg"]).n_features_out_
+        128
         """
         as_items(X)
         with shown(self.verbose):
@@ -156,18 +165,36 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `CLIPSVDClassifier.fit`; or a generator of them, which is read
+            `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features_out_)
-            Unit length.
+            Of unit length.
 
         Raises
         ------
+        NotFittedError
+            This encoder, or its `classifier`, is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
         ValueError
-            The model is another than in `fit`: other weights, activation or pre-processing, or a
-            `classifier` that was fitted again.
+            No images; images that cannot be decoded, by index and path. The model is another than
+            in `fit`: other weights, activation or pre-processing, or a `classifier` that was fitted
+            again.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPEncoder
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> embeddings = CLIPEncoder("tiny").fit_transform(paths[:2])
+        >>> embeddings.shape, embeddings.dtype
+        ((2, 128), dtype('float32'))
         """
         check_is_fitted(self)
         if isinstance(X, Iterator):

@@ -162,6 +162,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Returns
         -------
         self : estimator
+            This object, fitted.
 
         Raises
         ------
@@ -190,6 +191,17 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             The model does not read all of a prompt, or the same of two classes.
         SlowPrecisionWarning
             This processor has no fast arithmetic for `precision`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=2, lr=0.01, augment=False, random_state=0)
+        >>> clf.fit(paths[:20], labels[:20], X_val=paths[20:30], y_val=labels[20:30]).n_iter_
+        2
+        >>> clf.validation_scores_.shape  # before training, and after each of two epochs
+        (3,)
         """
         self._check_choices()
         folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
@@ -403,6 +415,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         -------
         n_steps : int
             What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> CLIPSVDClassifier("tiny", epochs=10, batch_size=32).n_steps_for(160)
+        50
         """
         if self.max_steps is not None:
             return int(self.max_steps)

@@ -120,6 +120,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         Returns
         -------
         self : CLIPZeroShotClassifier
+            This object, fitted.
 
         Raises
         ------
@@ -135,6 +136,12 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
             Labels are numbers or booleans, and no `class_names` say what they mean.
         CutPromptWarning, IndistinctClassesWarning
             The model does not read all of a prompt, or the same of two classes.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> CLIPZeroShotClassifier("tiny").fit(None, ["cat", "dog", "cat"]).classes_.tolist()
+        ['cat', 'dog']
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)

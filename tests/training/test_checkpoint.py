@@ -27,8 +27,8 @@ CASES = {
     "within an epoch": (CLIPSVDClassifier, dict(max_steps=8)),
     "crops": (CLIPSVDClassifier, dict(max_steps=8, augment=True)),
     "micro-batches": (CLIPSVDClassifier, dict(max_steps=5, micro_batch_size=3)),
-    # What frozen blocks remember has the last bits of the first epoch's batches. Of these sizes
-    # they are others than in later epochs' batches; of 19 and 1 they are the same.
+    # What frozen blocks remember has the last bits of the first epoch's batches: with these sizes
+    # others than of later epochs' batches, with 19 and 1 the same.
     "frozen blocks": (CLIPSVDClassifier, dict(max_steps=8, layers="top", batch_size=9)),
     "frozen blocks, micro-batches": (
         CLIPSVDClassifier,
