@@ -32,7 +32,7 @@ from .images import (
     as_items,
     check_exist,
 )
-from .progress import shown
+from .progress import phase, shown
 from .validation import fit_context
 
 
@@ -151,8 +151,8 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         as_items(X)
         with shown(self.verbose):
             backbone, model = self._model()
-        black = np.zeros((2, 2, 3), dtype=np.uint8)
-        self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
+            with phase("measuring an embedding"):
+                self.n_features_out_ = self._length(model, backbone)
         self.backbone_fingerprint_ = backbone.fingerprint
         self.backbone_config_ = dict(backbone.config)
         self.adapter_fingerprint_ = self._adapter_fingerprint()
@@ -197,11 +197,12 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         ((2, 128), dtype('float32'))
         """
         check_is_fitted(self)
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self.transform, self.batch_size)
-        items = as_items(X)
-        check_exist(items)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._model()  # before the bar of all parts
+                return answered_in_parts(X, self.transform, self.batch_size)
+            items = as_items(X)
+            check_exist(items)
             backbone, model = self._model()
             self._check_backbone(backbone, "" if self.classifier is None else "classifier's model")
             known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
@@ -212,6 +213,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
                     "embeddings, again."
                 )
             return self._embed(model, backbone, items)
+
+    def _length(self, model: nn.Module, backbone: Backbone) -> int:
+        black = np.zeros((2, 2, 3), dtype=np.uint8)
+        with shown(0):
+            return self._embed(model, backbone, [black]).shape[1]
 
     @property
     def _n_features_out(self) -> int:

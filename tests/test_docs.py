@@ -208,6 +208,28 @@ def load(path):
     return module
 
 
+def test_the_page_on_speed_has_the_numbers_of_the_benchmark():
+    file = ROOT / "benchmarks" / "results" / "startup.json"
+    rows = [
+        row for row in json.loads(file.read_text(encoding="utf-8"))["rows"] if "import, s" in row
+    ]
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    table = page.partition("## What a whole process costs")[2].partition("Nearly all")[0]
+    lines = [re.split(r" *\| *", line)[2:5] for line in table.splitlines() if line.startswith("| ")]
+    columns = (
+        "import, s",
+        "weights, s",
+        "set-up, s",
+        "first step to answer, s",
+        "whole process, s",
+    )
+    for cells, column in zip(lines[1:], columns, strict=True):
+        for cell, process in zip(cells, ("tiny", "first", "later"), strict=True):
+            found = [f"{row[column]:.1f}" for row in rows if row["process"] == process]
+            low, high = min(found, key=float), max(found, key=float)
+            assert cell == (low if low == high else f"{low} to {high}"), (column, process)
+
+
 def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
     pages = load(ROOT / "docs" / "_ext" / "benchmark_pages.py")
     results = tmp_path / "results"

@@ -54,7 +54,7 @@ from ..images import (
     decoding_threads,
 )
 from ..labels import check_no_missing, plain
-from ..progress import shown
+from ..progress import phase, shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -345,9 +345,10 @@ class BaseCLIPClassifier(
         >>> clf.transform(paths[:2]).shape
         (2, 128)
         """
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self.transform, self.batch_size)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._frozen_and_adapted()  # before the bar of all parts
+                return answered_in_parts(X, self.transform, self.batch_size)
             items, backbone, model = self._ready(X)
             return self._embed(model, backbone, items)
 
@@ -553,14 +554,16 @@ class BaseCLIPClassifier(
     def _text_features(
         self, model: nn.Module, prompts: Prompts, backbone: Backbone
     ) -> NDArray[np.float32]:
-        with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
+        dtype = choose_dtype(self.precision, backbone.device)
+        with phase("encoding the class texts"), autocast(backbone.device, dtype):
             return encode_exactly(model, prompts).cpu().numpy()
 
     @explained_out_of_memory()
     def _scores(self, X: ImageStream) -> NDArray[np.float32]:
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self._scores, self.batch_size)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._frozen_and_adapted()  # before the bar of all parts
+                return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 

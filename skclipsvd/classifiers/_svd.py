@@ -32,9 +32,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         the small model that comes with this package and needs no download.
     pretrained : str or None, default="openai"
         A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"`` for
-        a file that is used with the tag's activation and pre-processing. ``"tiny"``,
-        ``"local-dir:"`` and ``"hf-hub:"`` bring their own weights and do not look at it. None
-        starts from random weights (the same in every process), with a warning.
+        a file that is used with the tag's activation and pre-processing. None starts from random
+        weights (the same in every process), with a warning. Ignored for models that bring their
+        own weights: ``"tiny"``, ``"local-dir:PATH"`` and ``"hf-hub:ID"``.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
     class_names : mapping of label to str or list of str, or list of these, optional

@@ -243,7 +243,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         recipe = self._recipe(task, adaptation)
 
         def attributes() -> dict[str, Any]:
-            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            with shown(self.verbose):  # nothing where a callback asks in between
+                fitted = self._fitted_attributes(backbone, adaptation, classes, task)
             return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
@@ -256,10 +257,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
         outcome = Outcome(task, recipe, state, stopping)
-        with phase("merging the weights, and encoding the class texts"):
-            fitted = {**attributes(), **outcome.attributes()}
-            learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
-            model = merged_once(backbone, learnt, lambda: adaptation)
+        fitted = {**attributes(), **outcome.attributes()}
+        learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
+        model = merged_once(backbone, learnt, lambda: adaptation)
+        with phase("checking that its answers are finite"):
             outcome.check_finite(model, text_features, learnt)
         unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         self._replace_fitted(fitted)

@@ -147,11 +147,12 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         classes = self._check_classes(labels)
         with shown(self.verbose):
             backbone = self._load_backbone()
-        prompts = self._checked_prompts(classes, backbone)
+            prompts = self._checked_prompts(classes, backbone)
+            text_features = self._text_features(backbone.model, prompts, backbone)
         self._replace_fitted(
             {
                 "classes_": classes,
-                "text_features_": self._text_features(backbone.model, prompts, backbone),
+                "text_features_": text_features,
                 "logit_scale_": self._logit_scale(backbone),
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,

@@ -125,9 +125,7 @@ class Checkpoint:
             yield
         except KeyboardInterrupt as error:
             if self.path.exists():
-                message = INTERRUPTED.format(self.path)
-                note("%s", message)
-                error.args = (message,)
+                error.args = (INTERRUPTED.format(self.path),)
             raise
 
     def _read(self) -> Snapshot | None:

@@ -364,11 +364,15 @@ class FewShotCurveDisplay:
 
 
 def _highest(losses: NDArray) -> float:
-    """Return the largest loss that is no outlier: one step must not flatten all others."""
+    """Return the largest loss that is no outlier: one step must not flatten all others.
+
+    A fit begins high, and where it began is what its end is compared with.
+    """
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         return 1.0
-    return float(min(finite.max(), 3 * np.percentile(finite, 95))) or 1.0
+    beginning = finite[: max(1, len(finite) // 20)].max()
+    return float(min(finite.max(), max(3 * np.percentile(finite, 95), beginning))) or 1.0
 
 
 def _moving_mean(values: NDArray, window: int) -> NDArray:
