@@ -215,7 +215,7 @@ def select_targets(
     Returns
     -------
     selected : tuple of Target
-        In the order of `targets`.
+        In the order of ``targets``.
 
     Raises
     ------
