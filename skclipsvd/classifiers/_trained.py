@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
@@ -33,6 +34,7 @@ from ..images import (
 from ..progress import note, phase, shown, spoken
 from ..training import (
     LEARNT_LOSS,
+    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
@@ -42,6 +44,7 @@ from ..training import (
     automatic_lr,
     automatic_steps,
     checked_folder,
+    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -237,7 +240,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
+        recipe = self._recipe(task, adaptation)
 
         def attributes() -> dict[str, Any]:
             with shown(self.verbose):  # nothing where a callback asks in between
@@ -426,13 +429,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             return automatic_steps(n_images, self.batch_size)
         return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
 
-    def _recipe(
-        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
-    ) -> Recipe:
-        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
+        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
+        n_steps = self.n_steps_for(n_images)
         lr = self.lr
         if lr == "auto":
-            lr = automatic_lr(n_steps, shots, adaptation.reach)
+            shots = n_images / task.prompts.n_classes
+            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
+            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
             n_steps=n_steps,
@@ -442,9 +446,19 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
-            dtype=choose_dtype(self.precision, backbone.device),
+            dtype=dtype,
             checkpointing=bool(self.checkpointing),
         )
+
+    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
+        n_images = min(len(task.labels), STARTING_IMAGES)
+        what = f"finding out how much is to be learnt, from {n_images} images"
+        with phase(what, n_images, "image") as bar:
+            model = self._start(task.backbone)
+            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
+            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
+            bar.result = f"their loss is {loss:.2f} times a guess's"
+        return loss
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task

@@ -82,7 +82,7 @@ def without_program(old: Path, error: str) -> str | None:
         read = f"torch.jit.load({str(old)!r}, map_location='cpu').state_dict()"
     elif all(name in error for name in _BOOKKEEPING):
         what = "holds three numbers of a TorchScript archive beside the weights"
-        read = f"torch.load({str(old)!r}, map_location='cpu')"
+        read = f"torch.load({str(old)!r}, map_location='cpu', weights_only=True)"
     else:
         return None
     new = old.with_name(f"{old.stem}-weights.pt")
