@@ -55,6 +55,7 @@ from ..images import (
 )
 from ..labels import check_no_missing, plain
 from ..progress import phase, shown
+from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -195,6 +196,7 @@ class BaseCLIPClassifier(
         """Return the numbers that `_adapted_model` is made with beside the backbone's."""
         return {}
 
+    @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
@@ -234,6 +236,7 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
+    @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
@@ -272,6 +275,7 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
+    @named_by_class
     def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 

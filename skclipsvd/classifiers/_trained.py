@@ -49,7 +49,7 @@ from ..training import (
     train,
     with_callbacks,
 )
-from ..validation import fit_context
+from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
@@ -130,6 +130,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     ) -> Adaptation:
         """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
+    @named_by_class
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     @explained_out_of_memory()
@@ -335,7 +336,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     ) -> Task:
         """Decode every image, and put together what is to be learnt."""
         prompts = self._checked_prompts(classes, backbone)
-        decoded = self._decoded(training, backbone)
+        decoded = self._decoded(training, backbone, for_crops=self.augment)
         training.warn_of_conflicts(decoded)
         stacked = None if self.augment else stack_views(decoded)
 
@@ -363,20 +364,23 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if validation is None:
             return None
         return EarlyStopping(
-            pixels=stack_views(self._decoded(validation, backbone)),
+            pixels=stack_views(self._decoded(validation, backbone, for_crops=False)),
             labels=validation.encoded(classes),
             weights=validation.weights,
             patience=int(self.n_iter_no_change) if self.early_stopping else None,
             tol=float(self.tol),
         )
 
-    def _decoded(self, images: TrainingSet, backbone: Backbone) -> list[Decoded]:
+    def _decoded(
+        self, images: TrainingSet, backbone: Backbone, *, for_crops: bool
+    ) -> list[Decoded]:
         n_threads, n = decoding_threads(self.n_jobs), len(images)
         with phase(f"decoding {n} images of {images.source}", n, "image") as bar:
             return decode_all(
                 images.items,
                 backbone.preprocess,
                 n_threads,
+                for_crops=for_crops,
                 name=images.name,
                 one_is_done=bar.advance,
             )

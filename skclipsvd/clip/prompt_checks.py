@@ -59,8 +59,9 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
         )
     if len(labels) == 2:
         advice += (
-            " OneVsRestClassifier and OutputCodeClassifier number anew for every classifier, so "
-            "that no words fit; this classifier takes all classes at once without them."
+            " OneVsRestClassifier, OneVsOneClassifier and OutputCodeClassifier number anew for "
+            "every classifier, so that no words fit; this classifier takes all classes at once "
+            "without them."
         )
     warn(
         f"The labels are {kind}, and CLIP reads {example!r}: it does not know what they mean. "

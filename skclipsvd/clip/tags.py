@@ -50,16 +50,18 @@ def is_tag(model_name: str, pretrained: str | None) -> bool:
 def source_named(model_name: str, pretrained: str | None) -> Source:
     """Read the parameter `pretrained` of an architecture: ``TAG``, ``PATH`` or ``TAG:PATH``.
 
-    Whether a file is at the path of ``TAG:PATH`` is not looked at.
+    Whether a file is at the path of ``TAG:PATH`` is not looked at; ``~`` is expanded in both.
     """
     if pretrained is None:
         return Source(None, None)
     if is_tag(model_name, pretrained):
         return Source(pretrained, None)
-    if os.path.isfile(pretrained):
-        return Source(None, pretrained)
+    if os.path.isfile(alone := os.path.expanduser(pretrained)):
+        return Source(None, alone)
     tag, colon, path = pretrained.partition(":")
-    return Source(tag, path) if colon and path and is_tag(model_name, tag) else Source(None, None)
+    if not (colon and path and is_tag(model_name, tag)):
+        return Source(None, None)
+    return Source(tag, os.path.expanduser(path))
 
 
 def settings(model_name: str, tag: str | None) -> dict[str, Any]:

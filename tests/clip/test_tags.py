@@ -77,6 +77,28 @@ def told(backbone):
     return config["activation"], config["resize_mode"], config["mean"]
 
 
+@pytest.mark.parametrize("form", ["file", "tag and file", "folder"])
+def test_the_home_folder_is_found(form, architecture, file, small_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = Path(small_model.removeprefix("local-dir:"))
+    asked = {
+        "file": (architecture, "~/downloaded.safetensors", file),
+        "tag and file": (architecture, "plain:~/downloaded.safetensors", f"plain:{file}"),
+        "folder": ("local-dir:~/model", "anything", "anything"),
+    }[form]
+    (tmp_path / "model").symlink_to(folder, target_is_directory=True)
+    name, near, far = asked
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AmbiguousCheckpointWarning)
+        found = load_backbone(name, near, CPU)
+        same = load_backbone(small_model if form == "folder" else name, far, CPU)
+    assert found.identity == same.identity
+    missing = ("local-dir:~/gone", None) if form == "folder" else (name, near.replace("down", "up"))
+    with pytest.raises(FileNotFoundError, match="~/"):
+        load_backbone(*missing, CPU)
+
+
 # --- all of open_clip's tags, without weights
 
 

@@ -192,7 +192,7 @@ def test_few_bits_in_a_wide_integer_are_not_darkened(top, dtype, fresh_caches):
     grey = np.linspace(0, 255, 64 * 64).reshape(64, 64).round().astype(np.uint8)
     wide = Image.fromarray((grey.astype(float) * top / 255).round().astype(dtype))
     with pytest.warns(BitDepthWarning, match=str(top)):
-        shown = decode_all([wide], CONFIG, 1)[0].source
+        shown = decode_all([wide], CONFIG, 1, for_crops=True)[0].source
     np.testing.assert_array_equal(shown, np.repeat(grey[..., None], 3, axis=2))
 
 
@@ -200,7 +200,7 @@ def test_few_bits_in_a_wide_integer_are_not_darkened(top, dtype, fresh_caches):
 def test_sixteen_bits_are_scaled_in_silence(dtype, fresh_caches):
     """A larger value than twelve bits hold leaves nothing to guess."""
     values = np.array([[0, 257, 4096, 32896, 65535]], dtype).repeat(5, axis=0)
-    shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+    shown = decode_all([Image.fromarray(values)], CONFIG, 1, for_crops=True)[0].source
     assert shown[0, :, 0].tolist() == [0, 1, 16, 128, 255]
 
 
@@ -211,7 +211,7 @@ def test_depths_between_are_the_next_one_that_is_usual(bits, fresh_caches):
     white = round(top * 255 / (4095 if bits <= 12 else 65535))
     told = pytest.warns(BitDepthWarning, match="4095") if bits <= 12 else nullcontext()
     with told:
-        shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+        shown = decode_all([Image.fromarray(values)], CONFIG, 1, for_crops=True)[0].source
     assert shown[0, :, 0].tolist() == [0, white]
 
 
@@ -282,7 +282,7 @@ def test_a_damaged_decoded_image_is_made_again(tmp_path, photo, fresh_caches, mo
     monkeypatch.setenv("SKCLIPSVD_IMAGE_CACHE", str(tmp_path / "decoded"))
     photo.save(tmp_path / "a.png")
     path = str(tmp_path / "a.png")
-    first = decode_all([path], CONFIG, 1)[0]
+    first = decode_all([path], CONFIG, 1, for_crops=True)[0]
     (kept,) = (tmp_path / "decoded").rglob("*.npz")
     good = kept.read_bytes()
     damaged = [bytearray(good) for _ in range(60)]
@@ -297,7 +297,9 @@ def test_a_damaged_decoded_image_is_made_again(tmp_path, photo, fresh_caches, mo
     for data in damaged:
         kept.write_bytes(data)
         clear_caches()
-        np.testing.assert_array_equal(decode_all([path], CONFIG, 1)[0].view, first.view)
+        again = decode_all([path], CONFIG, 1, for_crops=True)[0]
+        np.testing.assert_array_equal(again.view, first.view)
+        np.testing.assert_array_equal(again.source, first.source)
 
 
 def test_each_path_is_looked_at_once(tmp_path, photo, fresh_caches, monkeypatch):
