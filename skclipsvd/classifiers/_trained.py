@@ -457,9 +457,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
         n_images = min(len(task.labels), STARTING_IMAGES)
         what = f"finding out how much is to be learnt, from {n_images} images"
+        model = self._start(task.backbone)
+        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
         with phase(what, n_images, "image") as bar:
-            model = self._start(task.backbone)
-            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
             loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
             bar.result = f"their loss is {loss:.2f} times a guess's"
         return loss
