@@ -53,7 +53,7 @@ from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
-from ._outcome import Outcome
+from ._outcome import FitOutcome
 from ._training_set import TrainingSet
 
 
@@ -257,7 +257,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
-        outcome = Outcome(task, recipe, state, stopping)
+        outcome = FitOutcome(task, recipe, state, stopping)
         fitted = {**attributes(), **outcome.attributes()}
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         model = merged_once(backbone, learnt, lambda: adaptation)
@@ -457,9 +457,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
         n_images = min(len(task.labels), STARTING_IMAGES)
         what = f"finding out how much is to be learnt, from {n_images} images"
+        model = self._start(task.backbone)
+        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
         with phase(what, n_images, "image") as bar:
-            model = self._start(task.backbone)
-            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
             loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
             bar.result = f"their loss is {loss:.2f} times a guess's"
         return loss
