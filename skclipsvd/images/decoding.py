@@ -21,7 +21,7 @@ from torch import Tensor
 from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
-from .formats import LARGE_JPEG, open_rgb, unfit
+from .formats import LARGE_JPEG, allowed_seconds, open_rgb, unfit
 from .items import ROW_OF_X, Item, Name, list_bad, opened, short
 from .preprocessing import size_of, view_transform
 from .stored import Stored
@@ -149,6 +149,8 @@ def _attempt_all(
     n_threads: int,
     one_is_done: Callable[[], None] = lambda: None,
 ) -> list[Decoded | Exception]:
+    allowed_seconds()  # where it is no number, that is no fault of an image
+
     def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
         try:
             return decode(item, status)
