@@ -36,12 +36,12 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
 
 
 def named_by_class(method: Method) -> Method:
-    """Let the error of a call that does not fit name the class it was called on, not a base.
+    """Let the error of a call with wrong arguments name the user's class, not the base class.
 
     Parameters
     ----------
     method : callable
-        Which subclasses inherit.
+        One that subclasses inherit.
 
     Returns
     -------

@@ -64,7 +64,7 @@ _UNIT_TOLERANCE = 0.02
 
 
 class TakesImages(BaseEstimator):
-    """What estimators share whose X is images; it stands before the mixins of scikit-learn."""
+    """What estimators share whose X is images; among the bases, before scikit-learn's mixins."""
 
     def __sklearn_tags__(self) -> Tags:
         """Tell scikit-learn that X is one column of images, not a table of numbers."""
@@ -193,7 +193,7 @@ class BaseCLIPClassifier(
         """Return the open_clip model that predicts, adapted and merged."""
 
     def _learnt(self) -> Mapping[str, NDArray]:
-        """Return the numbers that `_adapted_model` is made with beside the backbone's."""
+        """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
 
     @named_by_class
@@ -619,7 +619,7 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
 
 
 def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
-    """Return a text that tells what a fitted classifier has learnt from another fit's numbers."""
+    """Return a digest of what a fitted classifier has learnt, to tell it from any other fit."""
     return state_digest(clf._learnt())
 
 

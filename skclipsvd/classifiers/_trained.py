@@ -53,7 +53,7 @@ from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
-from ._outcome import Outcome
+from ._outcome import FitOutcome
 from ._training_set import TrainingSet
 
 
@@ -257,7 +257,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
-        outcome = Outcome(task, recipe, state, stopping)
+        outcome = FitOutcome(task, recipe, state, stopping)
         fitted = {**attributes(), **outcome.attributes()}
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         model = merged_once(backbone, learnt, lambda: adaptation)

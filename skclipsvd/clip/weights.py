@@ -398,7 +398,7 @@ def _check_local_dir(identifier: str, pretrained: str | None) -> None:
 
 @contextlib.contextmanager
 def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
-    """Say which model it was that could not be had, or had no room."""
+    """Say which model could not be had, or did not fit into memory."""
     asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
     try:
         yield
@@ -437,7 +437,7 @@ def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
 
 
 def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
-    """Return the file that open_clip reads for a model; some name where that is not known."""
+    """Return the file that open_clip reads for a model; a stand-in where that is not known."""
     schema, identifier = factory.parse_model_name(model_name)
     if schema == "local-dir":
         return Path(_checkpoint_in(_local_folder(identifier)) or identifier)

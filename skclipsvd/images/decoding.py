@@ -21,7 +21,7 @@ from torch import Tensor
 from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
-from .formats import LARGE_JPEG, open_rgb, unfit
+from .formats import LARGE_JPEG, allowed_seconds, open_rgb, unfit
 from .items import ROW_OF_X, Item, Name, list_bad, opened, short
 from .preprocessing import size_of, view_transform
 from .stored import Stored
@@ -37,7 +37,7 @@ _ENOUGH = 6
 # A larger set to predict is not the validation part of a search, which is asked for many times.
 _KEPT_AT_MOST = 2000
 _NO_SUCH_FILE = "no such file"
-# Part of what decoded images on disk are found by: raised where the same file gives other pixels.
+# Part of the key of decoded images on disk: to be raised when the same file gives other pixels.
 _PIXELS_VERSION = 2
 
 
@@ -78,9 +78,9 @@ def decode_all(
     n_threads : int
         Threads to read and decode with.
     for_crops : bool, default=False
-        Whether training crops will be cut: they need several times the memory, and longer.
+        Whether training crops will be cut, which takes several times the memory, and longer.
     keep : bool, default=True
-        Whether to put what was decoded into the shared cache; what is there is always used.
+        Whether to put what was decoded into the shared cache; what is there already is always used.
     name : callable, optional
         What error messages call ``items[i]``, ``"X[i]"`` by default.
     one_is_done : callable, optional
@@ -149,13 +149,15 @@ def _attempt_all(
     n_threads: int,
     one_is_done: Callable[[], None] = lambda: None,
 ) -> list[Decoded | Exception]:
+    allowed_seconds()  # where it is no number, that is no fault of an image
+
     def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
         try:
             return decode(item, status)
         except Exception as error:
             return error
 
-    # In threads even where it is one: handlers of signals run in the main thread only, so that
+    # In a thread even where it is the only one: signal handlers run in the main thread, so that
     # what is caught here was raised by a decoder.
     results = []
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
@@ -170,7 +172,7 @@ def _attempt_all(
 
 
 def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:
-    """Look at every path once.
+    """Check that every path leads to a file; each is looked at once.
 
     Parameters
     ----------

@@ -144,7 +144,7 @@ def _image_column(X: Any) -> str:
 
 
 def _of_hugging_face(dataset: Any, column: str) -> list[Any]:
-    """Ask for the encoded files: smaller than their pixels, and sooner told apart."""
+    """Ask for the encoded files: smaller than their pixels, and faster to hash."""
     if not hasattr(dataset, "__len__"):
         raise TypeError(
             f"X is a {type(dataset).__name__}, which has no length; pass a generator to predict, "
