@@ -62,12 +62,12 @@ def hub(monkeypatch, tmp_path):
     """A cache of the hub's client, to put files in."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    def put(repository, content):
+    def put(repository, content, name="open_clip_model.safetensors"):
         folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text("0" * 40)
         (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-        (folder / "snapshots" / ("0" * 40) / "open_clip_model.safetensors").write_bytes(content)
+        (folder / "snapshots" / ("0" * 40) / name).write_bytes(content)
 
     return put
 
@@ -233,6 +233,14 @@ def test_a_copy_of_what_the_hub_brought_is_used_as_its_tag(
     by_file = load_backbone(architecture, file, CPU)
     assert told(by_tag) == told(by_file) == WANTED[tag]
     assert by_tag.identity == by_file.identity
+
+
+def test_a_copy_in_the_safe_format_is_known_too(architecture, file, hub, fresh_caches, monkeypatch):
+    """A load takes it where the table names the other format."""
+    named = tables._pcfg(hf_hub="someone/named/weights.bin", quick_gelu=True)
+    monkeypatch.setitem(tables._PRETRAINED, "small-CLIP", {**TAGS, "quick": named})
+    hub("someone/named", Path(file).read_bytes(), "weights.safetensors")
+    assert told(load_backbone(architecture, file, CPU)) == WANTED["quick"]
 
 
 def test_a_file_that_is_no_copy_is_not(architecture, file, hub, fresh_caches):
