@@ -492,6 +492,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             before = self._adapted_model(backbone) if is_warm else backbone.model
             after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
             text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
+            before, after = backbone.to_predict(before), backbone.to_predict(after)
             found = state.seen.unchanged(task, before, after, text, recipe.dtype)
         if found is None:
             return None
