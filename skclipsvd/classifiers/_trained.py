@@ -253,7 +253,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 assert stopping.best is not None  # the start counts as an epoch
                 fitted["best_validation_score_"] = float(stopping.best[0])
                 fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
-            self._check_finite(fitted, backbone, adaptation)
+            self._check_finite(fitted)
         unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
         self._replace_fitted(fitted)
         monitor.fit_ended()
@@ -452,23 +452,27 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "backbone_config_": dict(backbone.config),
         }
 
-    def _check_finite(
-        self, fitted: Mapping[str, Any], backbone: Backbone, adaptation: Adaptation
-    ) -> None:
-        """Refuse numbers that give no answers, of the texts or of a black image."""
-        model = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+    def _check_finite(self, fitted: Mapping[str, Any]) -> None:
+        """Refuse numbers that are not finite, or give class texts that are not."""
+        numbers = [fitted["text_features_"], *fitted[self._state_attribute].values()]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise self._diverged(fitted)
+
+    def _check_image(self, fitted: Mapping[str, Any], backbone: Backbone, model: nn.Module) -> None:
+        """Refuse numbers that give no answer about a black image."""
         black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
         dtype = choose_dtype(self.precision, backbone.device)
         with torch.inference_mode(), autocast(backbone.device, dtype):
             pixels = normalise(black, backbone.preprocess, backbone.device)
-            image = unit_image_features(model, pixels).cpu().numpy()
-        numbers = [image, fitted["text_features_"], *fitted[self._state_attribute].values()]
-        if not all(np.isfinite(array).all() for array in numbers):
-            raise FloatingPointError(
-                "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
-                "precision='fp32'. The estimator is as it was before."
-            )
+            if not unit_image_features(model, pixels).isfinite().all():
+                raise self._diverged(fitted)
+
+    def _diverged(self, fitted: Mapping[str, Any]) -> FloatingPointError:
+        return FloatingPointError(
+            "training diverged in its last step: what it learnt gives no finite answers. Lower "
+            f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
+            "precision='fp32'. The estimator is as it was before."
+        )
 
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
@@ -482,18 +486,27 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         adaptation: Adaptation,
         recipe: Recipe,
     ) -> str | None:
-        """Say in words that every training image is predicted as before; None where one is not."""
-        keeps_best = stopping is not None and stopping.patience is not None
-        if task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way():
-            return None
+        """Say in words that every training image is predicted as before; None where one is not.
+
+        On the way, numbers are refused that give no finite answer about an image.
+        """
         backbone = task.backbone
+        after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+        after = backbone.to_predict(after)
+        keeps_best = stopping is not None and stopping.patience is not None
+        is_settled = task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way()
+        if is_settled or not state.losses:
+            self._check_image(fitted, backbone, after)
+            return None
         is_warm = self.warm_start and hasattr(self, self._state_attribute)
         with phase("comparing predictions with those before the fit"):
             before = self._adapted_model(backbone) if is_warm else backbone.model
-            after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
+            before = backbone.to_predict(before)
             text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
-            before, after = backbone.to_predict(before), backbone.to_predict(after)
-            found = state.seen.unchanged(task, before, after, text, recipe.dtype)
+            try:
+                found = state.seen.unchanged(task, before, after, text, recipe.dtype)
+            except FloatingPointError as error:
+                raise self._diverged(fitted) from error
         if found is None:
             return None
         if not found.n_wrong:
