@@ -1,5 +1,7 @@
 """Benchmarks and tools still start: each is imported as it is run, and says how it is used."""
 
+import importlib
+import json
 import runpy
 import sys
 import zipfile
@@ -59,3 +61,23 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
         run(ROOT / "tools" / "check_site.py", [tmp_path / "nowhere"], monkeypatch)
     assert end.value.code == 2
     assert "no folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_whole_fits_are_compared_by_phase(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    fit, report = (importlib.import_module(f"benchmarks.{name}") for name in ("fit", "_report"))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    arguments = ["--models", "tiny", "--train", "10", "--predict", "4", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments])
+    monkeypatch.chdir(ROOT)  # where its own processes find it
+    fit.main()
+    rows = json.loads((tmp_path / "fit.json").read_text())["rows"]
+    whole, phases = rows[:2], rows[2:]
+    assert [row["process"] for row in whole] == ["first", "later"]
+    assert all(row["steps"] == 40 and row["plain / ours"] > 0 for row in whole)
+    assert [row["whose"] for row in phases] == ["ours", "plain"] * 2
+    for row in phases:
+        shares = [row[f"{phase}, %"] for phase in fit.PHASES]
+        assert all(share >= 0 for share in shares)
+        assert 20 < sum(shares) < 100.5

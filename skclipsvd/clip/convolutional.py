@@ -112,7 +112,7 @@ def _traced(visual: nn.Module, pixels: Tensor) -> tuple[Plan, Tensor]:
 
     def note(name: str, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if type(module) in _NORMS and _only_scales(module) and id(args[0]) in given:
+            if isinstance(module, _NORMS) and _only_scales(module) and id(args[0]) in given:
                 folds.append((given[id(args[0])][0], name))
 
         def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
@@ -135,9 +135,10 @@ def _traced(visual: nn.Module, pixels: Tensor) -> tuple[Plan, Tensor]:
 
 
 def _only_scales(norm: nn.BatchNorm2d) -> bool:
-    """Whether a norm applies running statistics, and drops nothing out."""
+    """Whether a norm, and no kind of its own, applies running statistics and drops nothing out."""
     drops = not isinstance(getattr(norm, "drop", nn.Identity()), nn.Identity)
-    return norm.running_mean is not None and norm.running_var is not None and not drops
+    is_running = norm.running_mean is not None and norm.running_var is not None
+    return type(norm) in _NORMS and is_running and not drops
 
 
 def _merge_branches(module: nn.Module) -> None:
@@ -146,12 +147,15 @@ def _merge_branches(module: nn.Module) -> None:
         if any(map(_is_adapted, child.modules())):
             _merge_branches(child)
         else:
-            setattr(module, name, reparameterize_model(nn.Sequential(child), inplace=True)[0])
+            alone = nn.Sequential(child)
+            reparameterize_model(alone, inplace=True)
+            setattr(module, name, alone[0])
 
 
 def _is_adapted(module: nn.Module) -> bool:
-    """Whether a convolution's kernel is rebuilt by a hook before each use."""
-    return isinstance(module, nn.Conv2d) and _frozen_kernel(module) is None
+    """Whether a layer has numbers to train, or a hook rebuilds its kernel before each use."""
+    is_rebuilt = isinstance(module, nn.Conv2d) and _frozen_kernel(module) is None
+    return is_rebuilt or hasattr(module, "adaptation")
 
 
 def _frozen_kernel(convolution: nn.Conv2d) -> Tensor | None:
@@ -161,11 +165,14 @@ def _frozen_kernel(convolution: nn.Conv2d) -> Tensor | None:
 @torch.no_grad()
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Put a norm's factor and shift into a private convolution; its tensors are replaced."""
-    assert norm.running_mean is not None and norm.running_var is not None  # it only scales
-    gain = (norm.running_var + norm.eps).rsqrt()
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None  # it only scales
+    assert variance is not None
+    gain = (variance + norm.eps).rsqrt()
     if norm.weight is not None:
         gain = gain * norm.weight
-    mean = norm.running_mean if convolution.bias is None else norm.running_mean - convolution.bias
+    if convolution.bias is not None:
+        mean = mean - convolution.bias
     shift = -mean * gain if norm.bias is None else norm.bias - mean * gain
     convolution.bias = nn.Parameter(shift, requires_grad=False)
     factor, kernel = gain.view(-1, 1, 1, 1), _frozen_kernel(convolution)
@@ -174,7 +181,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         return
 
     def scale(module: nn.Module, _: object) -> None:
-        setattr(module, "weight", module.weight * factor)
+        assert isinstance(module, nn.Conv2d)
+        module.weight = module.weight * factor
 
     convolution.register_forward_pre_hook(scale)  # behind the one that rebuilds it
 

@@ -108,7 +108,9 @@ def test_adapted_towers_are_simplified_to_train_and_to_predict(tower, matrices):
     plain = install(backbone.skeleton(), adaptation).encode_image(pixels)
     direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
     gradients, expected = (
-        torch.autograd.grad((features * direction).sum(), adaptation.parameters(), allow_unused=True)
+        torch.autograd.grad(
+            (features * direction).sum(), adaptation.parameters(), allow_unused=True
+        )
         for features in (found, plain)
     )
     for name, gradient, exact in zip(adaptation.s, gradients, expected, strict=True):
