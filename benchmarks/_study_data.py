@@ -1,4 +1,4 @@
-"""The data sets of the study of defaults: six to choose on, six to report on."""
+"""The data sets of the study of defaults: five to choose on, six to report on."""
 
 import sys
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from ._data import VARIABLE, data_set
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
-SELECTION = ("letters", "clothing10", "caltech20", "steel6")
+SELECTION = ("letters", "upright", "clothing10", "caltech20", "steel6")
 HELD_OUT = ("digits", "grocery50", "trashnet6", "aid18", "busi3", "knee5")
-DRAWN = ("letters", "digits")
+DRAWN = ("letters", "upright", "digits")
+PHOTOGRAPHS = tuple(name for name in SELECTION + HELD_OUT if name not in DRAWN)
 # Enough for a standard error of 2.5 points a set at most, and 1 for a mean of six.
 N_TEST = 300
 
@@ -57,7 +58,7 @@ def study(name: str, cache_folder: Path) -> Study:
     """Return one data set."""
     if name in DRAWN:
         return _drawn(name, cache_folder)
-    from score_photographic import TEMPLATES, read, words
+    from score_photographic import read
 
     folder = data_set(name)
     if folder is None:
@@ -65,15 +66,27 @@ def study(name: str, cache_folder: Path) -> Study:
     part = "validation" if name == "clothing10" else "test"
     test = _some(*read(folder, part))
     train = read(folder, "train")
-    class_names = {label: words(label) for label in sorted(set(train[1]))}
-    if name == "knee5":
-        class_names = {k: f"{v} osteoarthritis" for k, v in class_names.items()}
-    return Study(name, *train, *test, class_names, TEMPLATES.get(name, "a photo of a {}."), True)
+    class_names = {label: words_of(name, label) for label in sorted(set(train[1]))}
+    return Study(name, *train, *test, class_names, template_of(name), True)
+
+
+def words_of(name: str, label: str) -> str:
+    """Return the words for a class folder of a data set."""
+    from score_photographic import words
+
+    return words(label) + (" osteoarthritis" if name == "knee5" else "")
+
+
+def template_of(name: str) -> str:
+    """Return the prompt of a data set of photographs."""
+    from score_photographic import TEMPLATES
+
+    return TEMPLATES.get(name, "a photo of a {}.")
 
 
 def _drawn(name: str, cache_folder: Path) -> Study:
     """Split by a fixed draw: a quarter of the pictures is kept for the test."""
-    paths, labels = load_handwritten_digits() if name == "digits" else _letters(cache_folder)
+    paths, labels = load_handwritten_digits() if name == "digits" else _letters(name, cache_folder)
     paths, labels = np.array(paths, dtype=object), np.array(labels)
     order = np.random.RandomState(0).permutation(len(paths))
     test, train = order[: len(order) // 4], np.sort(order[len(order) // 4 :])
@@ -82,11 +95,11 @@ def _drawn(name: str, cache_folder: Path) -> Study:
     return Study(name, *split, names, "a photo of a {}.", False)
 
 
-def _letters(cache_folder: Path) -> tuple[Sequence[str], Sequence[str]]:
+def _letters(name: str, cache_folder: Path) -> tuple[Sequence[str], Sequence[str]]:
     """Draw with the fonts of families that the tiny model's training never saw."""
-    from .letters import save, turned_letters
+    from .letters import save, turned_letters, upright_letters
 
-    folder = cache_folder / "letters"
+    folder = cache_folder / name
     if not (folder / "labels.npy").exists():
         from tiny_bank import build_bank
 
@@ -95,7 +108,8 @@ def _letters(cache_folder: Path) -> tuple[Sequence[str], Sequence[str]]:
         families = bank["families"]
         print("letters of", ", ".join(map(str, families)), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        _, labels = save(turned_letters(bank, 2600, range(len(families))), folder)
+        draw = turned_letters if name == "letters" else upright_letters
+        _, labels = save(draw(bank, 2600, range(len(families))), folder)
         np.save(folder / "labels.npy", labels)
     labels = np.load(folder / "labels.npy")
     return [str(folder / f"{i}.png") for i in range(len(labels))], labels

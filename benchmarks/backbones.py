@@ -1,19 +1,21 @@
 """Which backbone: size, published zero-shot accuracy, and what predicting and training take.
 
-Twenty of open_clip's, each in a process of its own, with random weights: so times and memory are
+Some of open_clip's, each in a process of its own, with random weights: so times and memory are
 measured here, accuracies are not. Those are top-1 on ImageNet, as published for the weights of the
 tag; "source" says by whom, and what was not found is left blank, licences included. Times are
-medians: of predicting 32 photographs in batches of 16, decoding included, and of training steps on
-eight photographs of ten classes without augmentation, after the first. Processor seconds count both
-cores and are the steadier figure where a machine does other work; "load" is how many processes
-wanted a core meanwhile. Memory is the peak of the whole process, libraries included.
+medians: of predicting 16 photographs, decoding included, and of training steps on eight photographs
+of ten classes without augmentation, after the first of each. Processor seconds count both cores and
+are the steadier figure where a machine does other work; "load" is how many processes wanted a core
+meanwhile. Memory is the peak of the whole process, libraries included.
 
-Rows, or a table, without times were not run: by choice (``--models`` takes none, too), or because
-the tokeniser comes from the hub, which "not run" then says.
+Every model is written down when it is done, and is not run again on the same machine and versions:
+the same command goes on where it was stopped (``--again`` starts anew, ``--models`` chooses, or
+none). Rows, or a table, without times were not run, by choice or for the reason in "not run".
 """
 
 import argparse
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._report import RESULTS, quiet_random_weights, table, write
+from ._report import RESULTS, machine, quiet_random_weights, write
 
 _OPEN_CLIP = "open_clip, docs/openclip_results.csv"
 _CARD = "model card of MobileCLIP"
@@ -43,6 +45,7 @@ BACKBONES = (
     ("ViT-B-32", "openai", None, 63.32, _OPEN_CLIP),
     ("ViT-B-32-256", "datacomp_s34b_b86k", None, 72.81, _OPEN_CLIP),
     ("ViT-B-16", "openai", None, 68.34, _OPEN_CLIP),
+    ("MobileCLIP2-B", "dfndr2b", "apple-amlr", None, None),
     ("MobileCLIP-B", "datacompdr", "apple-ascl", 76.8, _CARD),
     ("convnext_base", "laion400m_s13b_b51k", None, 66.27, _OPEN_CLIP),
     ("convnext_base_w", "laion2b_s13b_b82k_augreg", None, 71.47, _OPEN_CLIP),
@@ -53,7 +56,8 @@ BACKBONES = (
     ("ViT-B-16-plus-240", "laion400m_e32", None, 69.19, _OPEN_CLIP),
     ("ViT-L-14", "openai", None, 75.54, _OPEN_CLIP),
 )
-N_CLASSES, PER_CLASS, TRAIN_BATCH, PREDICT_BATCH, N_PREDICTED = 10, 2, 8, 16, 32
+N_CLASSES, TRAIN_BATCH, N_PREDICTED = 10, 8, 16
+N_TRAIN = 2 * TRAIN_BATCH  # a pass of equal batches, each class at least once
 MEASURED = (
     "predict, s per image",
     "predict, processor s per image",
@@ -67,37 +71,52 @@ MEASURED = (
 def main():
     names = [name for name, *_ in BACKBONES]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", choices=names, default=names, help="to run now")
-    parser.add_argument("--steps", type=int, default=5, help="training steps that are timed")
-    parser.add_argument("--repeats", type=int, default=3, help="predictions that are timed")
+    parser.add_argument("--models", nargs="*", choices=names, default=names, help="not all of them")
+    parser.add_argument("--again", action="store_true", help="run what was run before, too")
+    parser.add_argument("--steps", type=int, default=3, help="training steps that are timed")
+    parser.add_argument("--repeats", type=int, default=2, help="predictions that are timed")
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return child(options.child, options.steps, options.repeats)
+    logging.disable(logging.WARNING)  # that weights are random
     known = measured_before()
+    if options.again:
+        known = {name: numbers for name, numbers in known.items() if name not in options.models}
+    sizes = {name: size(name) for name in names}
+    write_down(sizes, known)
+    for name in options.models:
+        if name not in known:
+            began = time.perf_counter()
+            known[name] = in_process(name, options)
+            print(f"{name}: {time.perf_counter() - began:.0f} s, {known[name]}", flush=True)
+            write_down(sizes, known)
+
+
+def write_down(sizes, known):
+    """Write the whole table, with what is measured by now."""
     rows = []
     for name, tag, licence, accuracy, source in BACKBONES:
-        row = {"model": name, "tag": tag, **size(name)}
+        row = {"model": name, "tag": tag, **sizes[name]}
         row.update({"licence": licence, "ImageNet, %": accuracy, "source": source})
-        if name in options.models:
-            known[name] = in_process(name, options)
-            print(name, known[name], flush=True)
         rows.append({**row, **known.get(name, {})})
     if known:  # one table, with gaps
         rows = [{**dict.fromkeys([*rows[0], *MEASURED, "not run"]), **row} for row in rows]
-    print(table(list(rows[0]), [row.values() for row in rows]))
     settings = dict(weights="random", precision="float32", classes=N_CLASSES, batch=TRAIN_BATCH)
-    write("backbones", {**settings, "measured": len(known), "of": len(rows)}, rows)
+    n_measured = sum("not run" not in numbers for numbers in known.values())
+    write("backbones", {**settings, "measured": n_measured, "of": len(rows)}, rows)
 
 
 def measured_before():
-    """Return what the committed file has of each model, to be kept where it is not run again."""
+    """Return what this machine, with these versions, has measured of each model before."""
     file = RESULTS / "backbones.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
+    if report.get("machine") != machine():
+        return {}
     return {
-        row["model"]: {name: row[name] for name in (*MEASURED, "not run")}
-        for row in rows
-        if row.get("predict, s per image") is not None
+        row["model"]: {name: row[name] for name in MEASURED}
+        for row in report["rows"]
+        if row.get(MEASURED[0]) is not None
     }
 
 
@@ -142,18 +161,18 @@ def child(name, n_steps, n_repeats):
         return original(*args, **kwargs)
 
     training.Encoders.backward = backward
-    n_train = N_CLASSES * PER_CLASS
     warnings.simplefilter("ignore")  # random weights learn nothing in so few steps
     with tempfile.TemporaryDirectory() as folder, quiet_random_weights():
-        paths = photographs(Path(folder), n_train + (n_repeats + 1) * N_PREDICTED)
+        paths = photographs(Path(folder), N_TRAIN + (n_repeats + 1) * N_PREDICTED)
+        labels = np.take(IMAGENET_CLASSNAMES, np.arange(N_TRAIN) % N_CLASSES)
         clf = CLIPSVDClassifier(
-            name, None, augment=False, batch_size=TRAIN_BATCH, max_steps=n_steps + 2, lr=1e-6,
+            name, None, augment=False, batch_size=TRAIN_BATCH, max_steps=n_steps + 2, lr=0.01,
             precision="fp32", device="cpu", random_state=0,
         )  # fmt: skip
-        clf.fit(paths[:n_train], np.repeat(IMAGENET_CLASSNAMES[:N_CLASSES], PER_CLASS))
-        clf.set_params(batch_size=PREDICT_BATCH)
+        clf.fit(paths[:N_TRAIN], labels)
+        clf.set_params(batch_size=N_PREDICTED)
         answers = []
-        for start in range(n_train, len(paths), N_PREDICTED):  # files that nobody has read yet
+        for start in range(N_TRAIN, len(paths), N_PREDICTED):  # files that nobody has read yet
             before = time.perf_counter(), time.process_time()
             clf.predict(paths[start : start + N_PREDICTED])
             answers.append((time.perf_counter() - before[0], time.process_time() - before[1]))

@@ -15,6 +15,7 @@ import argparse
 import csv
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,11 @@ class Studied(CLIPSVDClassifier):
 
     kind = "published"
     anchor = 0.0
+    times = 1.0
+
+    def _recipe(self, task, adaptation):
+        recipe = super()._recipe(task, adaptation)
+        return replace(recipe, lr=self.times * recipe.lr)
 
     def _started(self, backbone, targets, rng):
         adaptation = super()._started(backbone, targets, rng)
@@ -108,9 +114,10 @@ def fit_candidate(candidate: str, backbone: str, data: Study, rows, shots: int, 
     clf.anchor = given.pop("anchor", 0.0) / shots
     if "steps" in given:
         given["max_steps"] = given.pop("steps")
-    if "times" in given:
-        n_steps = clf.n_steps_for(len(rows))
-        given["lr"] = given.pop("times") * automatic_lr(n_steps, shots, 1.0)
+    clf.times = given.pop("times", 1.0)
+    if kind == "full":
+        # The automatic rate as it is where the backbone knows nothing of the classes.
+        given["lr"] = automatic_lr(clf.n_steps_for(len(rows)), shots, 1.0)
     types = {"max_steps": int, "batch_size": int, "augment": bool}
     clf.set_params(**{name: types.get(name, float)(value) for name, value in given.items()})
     return clf.fit(data.paths[rows], data.labels[rows])

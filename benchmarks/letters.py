@@ -58,8 +58,13 @@ def painter(bank, seed, families=None):
     return tiny_pictures.Painter(bank, seed, list(families), pens=False)
 
 
+def upright_letters(bank, n=1300, families=None):
+    """Draw letters as the pre-training had them, and their classes."""
+    return named(*painter(bank, 92, families).glyphs(n, 0.6, 0.0))
+
+
 def turned_letters(bank, n=1300, families=None):
-    """Draw letters that are coarse and turned, and their class indices."""
+    """Draw letters that are coarse and turned, and their classes."""
     usual, tiny_pictures._GRAIN = tiny_pictures._GRAIN, (32, 10, 8)
     pictures, attributes = painter(bank, 91, families).glyphs(n, 0.6, 0.0)
     tiny_pictures._GRAIN = usual
@@ -71,6 +76,10 @@ def turned_letters(bank, n=1300, families=None):
         align_corners=False,
     )
     pictures = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return named(pictures, attributes)
+
+
+def named(pictures, attributes):
     return pictures, [f"letter {string.ascii_lowercase[i - 10]}" for i in attributes[:, 1]]
 
 

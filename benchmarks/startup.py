@@ -8,6 +8,9 @@ finding the matrices, their decompositions, prompts, decoding eight images, and 
 adaptation into the model. The weights are random, so "weights" is drawing and hashing them.
 
 The tiny model's row goes on to the first prediction: start of the process to the answer.
+
+Rows with processor seconds, which do not count what other processes do, say what imports cost:
+medians of fresh processes, those of a round in turn.
 """
 
 import argparse
@@ -21,18 +24,33 @@ import time
 from pathlib import Path
 
 N_IMAGES = 8
+IMPORTS = {
+    "torch, open_clip, scikit-learn": ["-c", "import torch, open_clip, sklearn"],
+    "the same, and our estimators": [
+        "-c", "import torch, open_clip, sklearn, skclipsvd; skclipsvd.CLIPSVDClassifier"
+    ],
+    "import skclipsvd": ["-c", "import skclipsvd"],
+    "skclipsvd --help": ["-m", "skclipsvd", "--help"],
+    "skclipsvd train --help": ["-m", "skclipsvd", "train", "--help"],
+}  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="ViT-B-16")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--imports", type=int, default=5, help="processes of each kind")
+    parser.add_argument("--only-imports", action="store_true", help="write no file")
     parser.add_argument("--child", help="the model to start with; used by this program itself")
     options = parser.parse_args()
     if options.child:
         return child(options.child)
     from ._report import table, write
 
+    costs = imports(options.imports)
+    print(table(list(costs[0]), [row.values() for row in costs]), flush=True)
+    if options.only_imports:
+        return
     with tempfile.TemporaryDirectory() as folder:
         rows = [{"process": "first", **start(options.model, folder)}]
         rows += [
@@ -46,7 +64,29 @@ def main():
         column = [row["set-up, s"] for row in rows if row["process"] == process]
         print(f"set-up, {process}: median {statistics.median(column):.2f} s")
     settings = dict(model=options.model, images=N_IMAGES, repeats=options.repeats)
-    write("startup", {**settings, "decompositions on disk, MB": round(on_disk / 1e6)}, rows)
+    settings |= {"imports": options.imports, "decompositions on disk, MB": round(on_disk / 1e6)}
+    write("startup", settings, rows + costs)
+
+
+def imports(n_processes):
+    """Run fresh processes that import and do nothing else, those of a round in turn."""
+    spent = {what: [] for what in IMPORTS}
+    for _ in range(n_processes):
+        for what, arguments in IMPORTS.items():
+            before, began = os.times(), time.perf_counter()
+            subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+            whole, after = time.perf_counter() - began, os.times()
+            user = after.children_user - before.children_user
+            system = after.children_system - before.children_system
+            spent[what].append((whole, user + system, user))
+    names = ("seconds", "processor seconds", "of them in user mode")
+    medians = {
+        what: [statistics.median(v) for v in zip(*s, strict=True)] for what, s in spent.items()
+    }
+    return [
+        {"process": what, **{name: round(v, 3) for name, v in zip(names, values, strict=True)}}
+        for what, values in medians.items()
+    ]
 
 
 def start(model_name, cache):

@@ -6,6 +6,7 @@ import argparse
 import io
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import joblib
 import numpy as np
@@ -21,29 +22,40 @@ _TILE, _CAPTION = 96, 34
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Adapt the embedded tiny CLIP to handwritten digits and say what came of it."""
+    """Adapt the embedded tiny CLIP to handwritten digits; print accuracies before and after."""
     parser = argparse.ArgumentParser(prog="python -m skclipsvd.demo", description=main.__doc__)
     parser.add_argument("--output", default="demo.png", help="picture to write (default: demo.png)")
     parser.add_argument("--seed", type=int, default=0, help="which 16 images per class are shown")
-    options = parser.parse_args(arguments)
+    run(**vars(parser.parse_args(arguments)))
 
+
+def run(output: str, seed: int) -> None:
+    """Run the demo.
+
+    Parameters
+    ----------
+    output : str
+        Picture to write.
+    seed : int
+        Which 16 images per class are learnt from.
+    """
     started = time.perf_counter()
     paths, labels = (np.array(column) for column in load_handwritten_digits())
-    train = sample_shots(labels, _SHOTS, random_state=options.seed)
+    train = sample_shots(labels, _SHOTS, random_state=seed)
     test = np.setdiff1d(np.arange(len(labels)), train)
     print(f"{len(paths)} real handwritten digits; {len(train)} to learn from, {len(test)} to test.")
 
-    settings = dict(model_name="tiny", augment=False, random_state=options.seed)
+    settings: dict[str, Any] = dict(model_name="tiny", augment=False, random_state=seed, verbose=1)
     zero_shot = CLIPSVDClassifier(**settings, max_steps=0).fit(paths[train], labels[train])
     print(f"zero-shot accuracy            {zero_shot.score(paths[test], labels[test]):7.1%}")
 
-    adapted = CLIPSVDClassifier(**settings, verbose=1)
+    adapted = CLIPSVDClassifier(**settings)
     adapted.fit(paths[train], labels[train])
     predicted = adapted.predict(paths[test])
     print(f"accuracy after {_SHOTS} per class   {np.mean(predicted == labels[test]):7.1%}")
     report(adapted, time.perf_counter() - started)
-    draw_sheet(paths[test], labels[test], predicted, options.seed).save(options.output)
-    print(f"some test images with predicted and true labels: {options.output}")
+    draw_sheet(paths[test], labels[test], predicted, seed).save(output)
+    print(f"some test images with predicted and true labels: {output}")
 
 
 def report(clf: CLIPSVDClassifier, seconds: float) -> None:

@@ -32,7 +32,7 @@ from .images import (
     as_items,
     check_exist,
 )
-from .progress import shown
+from .progress import phase, shown
 from .validation import fit_context
 
 
@@ -131,6 +131,7 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Returns
         -------
         self : CLIPEncoder
+            This object, fitted.
 
         Raises
         ------
@@ -138,12 +139,20 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             `classifier` is not fitted.
         FileNotFoundError
             Weights that cannot be had.
+        TypeError, ValueError
+            X has no images, or something that is none, by index.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPEncoder
+        >>> CLIPEncoder("tiny").fit(["not looked at.jpg"]).n_features_out_
+        128
         """
         as_items(X)
         with shown(self.verbose):
             backbone, model = self._model()
-        black = np.zeros((2, 2, 3), dtype=np.uint8)
-        self.n_features_out_ = self._embed(model, backbone, [black]).shape[1]
+            with phase("measuring an embedding"):
+                self.n_features_out_ = self._length(model, backbone)
         self.backbone_fingerprint_ = backbone.fingerprint
         self.backbone_config_ = dict(backbone.config)
         self.adapter_fingerprint_ = self._adapter_fingerprint()
@@ -156,25 +165,44 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `CLIPSVDClassifier.fit`; or a generator of them, which is read
+            `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features_out_)
-            Unit length.
+            Of unit length.
 
         Raises
         ------
+        NotFittedError
+            This encoder, or its `classifier`, is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
         ValueError
-            The model is another than in `fit`: other weights, activation or pre-processing, or a
-            `classifier` that was fitted again.
+            No images; images that cannot be decoded, by index and path. The model is another than
+            in `fit`: other weights, activation or pre-processing, or a `classifier` that was fitted
+            again.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPEncoder
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> embeddings = CLIPEncoder("tiny").fit_transform(paths[:2])
+        >>> embeddings.shape, embeddings.dtype
+        ((2, 128), dtype('float32'))
         """
         check_is_fitted(self)
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self.transform, self.batch_size)
-        items = as_items(X)
-        check_exist(items)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._model()  # before the bar of all parts
+                return answered_in_parts(X, self.transform, self.batch_size)
+            items = as_items(X)
+            check_exist(items)
             backbone, model = self._model()
             self._check_backbone(backbone, "" if self.classifier is None else "classifier's model")
             known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
@@ -185,6 +213,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
                     "embeddings, again."
                 )
             return self._embed(model, backbone, items)
+
+    def _length(self, model: nn.Module, backbone: Backbone) -> int:
+        black = np.zeros((2, 2, 3), dtype=np.uint8)
+        with shown(0):
+            return self._embed(model, backbone, [black]).shape[1]
 
     @property
     def _n_features_out(self) -> int:

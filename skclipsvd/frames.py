@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .labels import plain
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -21,7 +23,7 @@ def table(columns: Mapping[str, Sequence[Any] | NDArray]) -> Table:
     try:
         import pandas as pd
     except ImportError:
-        rows = zip(*(map(_plain, values) for values in columns.values()), strict=True)
+        rows = zip(*(map(plain, values) for values in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
     return pd.DataFrame({name: _with_gaps(pd, values) for name, values in columns.items()})
 
@@ -33,8 +35,3 @@ def _with_gaps(pd: Any, values: Sequence[Any] | NDArray) -> Any:
     integers = [isinstance(value, int) for value in values if value is not None]
     dtype = "Int64" if integers and all(integers) else object
     return pd.Series(values, dtype=dtype)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a numpy scalar into Python's own."""
-    return value.item() if hasattr(value, "item") else value

@@ -10,9 +10,9 @@ import numpy as np
 _NAMED_AT_MOST = 10
 
 
-def plain(label: Any) -> Any:
-    """Turn a label of NumPy's into Python's own, which prints without ``np.str_(...)``."""
-    return label.item() if isinstance(label, np.generic) else label
+def plain(value: Any) -> Any:
+    """Turn a scalar of NumPy's into Python's own, which prints without ``np.str_(...)``."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_missing(value: Any) -> bool:

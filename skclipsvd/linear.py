@@ -166,11 +166,24 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         self : CosineClassifier
+            This object, fitted.
 
         Raises
         ------
         ValueError
             A parameter, X, y, the weights or the start do not fit together.
+
+        Warns
+        -----
+        NotConvergedWarning
+            `max_iter` was reached before `tol`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CosineClassifier
+        >>> X, y = [[2.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 3.0]], ["cat", "cat", "dog", "dog"]
+        >>> CosineClassifier().fit(X, y, sample_weight=[1, 1, 2, 2]).coef_.shape
+        (2, 2)
         """
         if y is not None:
             check_no_missing(y, "y")
@@ -239,6 +252,20 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,), dtype float64
             The logits; with two classes, that of the second minus that of the first.
+
+        Raises
+        ------
+        NotFittedError
+            The classifier is not fitted.
+        ValueError
+            X is not finite, or has another number of features than in `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CosineClassifier
+        >>> X, y = [[2.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 3.0]], ["cat", "cat", "dog", "dog"]
+        >>> (CosineClassifier().fit(X, y).decision_function(X) > 0).tolist()
+        [False, False, True, True]
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -255,6 +282,20 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples,)
             Labels out of ``classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            The classifier is not fitted.
+        ValueError
+            X is not finite, or has another number of features than in `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CosineClassifier
+        >>> X, y = [[2.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 3.0]], ["cat", "cat", "dog", "dog"]
+        >>> CosineClassifier().fit(X, y).predict([[1.0, 0.3]]).tolist()
+        ['cat']
         """
         scores = self.decision_function(X)
         index = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
@@ -272,6 +313,20 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Rows that sum to 1, columns in the order of ``classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            The classifier is not fitted.
+        ValueError
+            X is not finite, or has another number of features than in `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CosineClassifier
+        >>> X, y = [[2.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.3, 3.0]], ["cat", "cat", "dog", "dog"]
+        >>> CosineClassifier().fit(X, y).predict_proba([[1.0, 0.3]]).round(3).tolist()
+        [[1.0, 0.0]]
         """
         scores = self.decision_function(X)
         if scores.ndim == 2:

@@ -190,6 +190,14 @@ class FewShotSplit(BaseCrossValidator):
         ------
         ValueError
             There are too few items of a class, or none to test on.
+
+        Examples
+        --------
+        >>> from skclipsvd.model_selection import FewShotSplit
+        >>> y = ["cat", "dog", "cat", "dog", "cat", "dog"]
+        >>> train, test = next(FewShotSplit(2, random_state=1).split(y, y))
+        >>> len(train), len(test)
+        (4, 2)
         """
         y = _labels(y)
         groups = None if groups is None else column_or_1d(groups)
@@ -234,6 +242,17 @@ class FewShotSplit(BaseCrossValidator):
         -------
         n_splits : int
             The number of splits.
+
+        Raises
+        ------
+        ValueError
+            `n_splits` is no whole number of at least 1.
+
+        Examples
+        --------
+        >>> from skclipsvd.model_selection import FewShotSplit
+        >>> FewShotSplit(1, n_splits=5).get_n_splits()
+        5
         """
         return check_count("n_splits", self.n_splits)
 

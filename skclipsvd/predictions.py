@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .classifiers import BaseCLIPClassifier, frozen_and_adapted
 from .frames import Table, table
 from .images import Images, Item, as_items, decoding_threads, find_unreadable
+from .progress import one_bar, shown
 
 # So few images are predicted again where one of them cannot be read.
 _CHUNK = 256
@@ -57,7 +58,8 @@ def prediction_table(
     >>> rows["error"].tolist()
     [None, 'no such file']
     """
-    frozen_and_adapted(clf)  # what is wrong with the classifier is wrong with no image
+    with shown(clf.verbose):
+        frozen_and_adapted(clf)  # what is wrong with the classifier is wrong with no image
     n_classes = len(clf.classes_)
     if not 1 <= top_k <= n_classes:
         raise ValueError(f"top_k must be from 1 to {n_classes}, the classes; got {top_k}.")
@@ -78,18 +80,20 @@ def _predict_readable(
     """Predict what can be read; the other rows are NaN."""
     probabilities = np.full((len(items), len(clf.classes_)), np.nan)
     errors: dict[int, str] = {}
-    for rows in _chunks(len(items)):
-        left = rows
-        while left:
-            try:
-                probabilities[left] = clf.predict_proba([items[i] for i in left])
-                break
-            except (OSError, ValueError):
-                found = _find_unreadable(clf, [items[i] for i in left])
-                if not found:  # it was something else
-                    raise
-            errors |= {left[i]: reason for i, reason in found.items()}
-            left = [row for i, row in enumerate(left) if i not in found]
+    with shown(clf.verbose), one_bar("embedding", len(items), "image") as bar:
+        for rows in _chunks(len(items)):
+            left = rows
+            while left:
+                try:
+                    probabilities[left] = clf.predict_proba([items[i] for i in left])
+                    break
+                except (OSError, ValueError):
+                    found = _find_unreadable(clf, [items[i] for i in left])
+                    if not found:  # it was something else
+                        raise
+                errors |= {left[i]: reason for i, reason in found.items()}
+                left = [row for i, row in enumerate(left) if i not in found]
+                bar.reach(rows[-1] + 1 - len(left))
     return errors, probabilities
 
 

@@ -25,10 +25,12 @@ _logger.addHandler(logging.NullHandler())
 # A bar that waits for one long step shows that time goes on.
 _TICK_SECONDS = 1.0
 _LINES, _DETAILS = 1, 2
-# What the estimator's method that runs on this thread asks for, and the bar that is open. A weak
-# reference: an interrupt may come before a bar is closed, and must not silence what is done later.
+# What the estimator's method that runs on this thread asks for, the bar that is open, and the one
+# that counts for others. Weak references: an interrupt may come before a bar is closed, and must
+# not silence what is done later.
 _VERBOSE: ContextVar[int] = ContextVar("skclipsvd_verbose", default=0)
 _BAR: ContextVar[weakref.ref[Bar] | None] = ContextVar("skclipsvd_bar", default=None)
+_SHARED: ContextVar[weakref.ref[Bar] | None] = ContextVar("skclipsvd_shared", default=None)
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def shown(verbose: int) -> Iterator[None]:
         As scikit-learn means it: 0 shows nothing, 1 lines and bars, 2 and more details as well.
         Inside an open bar nothing is shown: a fit's callbacks may predict.
     """
-    token = _VERBOSE.set(0 if _is_in_bar() else int(verbose))
+    token = _VERBOSE.set(0 if _open(_BAR) else int(verbose))
     try:
         yield
     finally:
@@ -63,16 +65,16 @@ class _Tqdm(tqdm):
 
 
 class Bar:
-    """A bar, or a clock where the number of things to do is not known; silent without `verbose`.
+    """A bar, or a clock where there is nothing to count; silent without `verbose`.
 
     Parameters
     ----------
     what : str
         Stands in front, up to a parenthesis or a comma.
     total : int or None
-        How many things there are to do.
+        How many things there are to do, where that is known.
     unit : str
-        What they are.
+        What they are; empty where nothing is counted.
     done : int
         How many of them were done before.
     keep : bool
@@ -85,8 +87,10 @@ class Bar:
     """
 
     def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0, keep: bool):
-        clock = {} if total is not None else {"bar_format": "{desc}: {elapsed}"}
+        clock = {} if unit else {"bar_format": "{desc}: {elapsed}"}
         self.result = ""
+        self.unit = unit
+        self._counted_by = _open(_SHARED)
         self._tqdm = _Tqdm(
             total=total,
             initial=done,
@@ -101,6 +105,12 @@ class Bar:
     def advance(self, n: int = 1) -> None:
         """Count `n` things as done."""
         self._tqdm.update(n)
+        if self._counted_by is not None and self._counted_by.unit == self.unit:
+            self._counted_by.advance(n)
+
+    def reach(self, n: int) -> None:
+        """Set how many things are done by now."""
+        self._tqdm.update(n - self._tqdm.n)
 
     def show(self, **numbers: str) -> None:
         """Show numbers behind the bar."""
@@ -124,10 +134,11 @@ class Bar:
         return not self._over.is_set()
 
 
-def _is_in_bar() -> bool:
-    reference = _BAR.get()
+def _open(place: ContextVar[weakref.ref[Bar] | None]) -> Bar | None:
+    """Return the bar of this thread that still goes on, if there is one."""
+    reference = place.get()
     bar = None if reference is None else reference()
-    return bar is not None and bar.is_open
+    return bar if bar is not None and bar.is_open else None
 
 
 def _tick(reference: weakref.ref[tqdm], over: threading.Event) -> None:
@@ -180,7 +191,7 @@ def spoken(what: str) -> Iterator[Outcome]:
 def phase(
     what: str,
     total: int | None = None,
-    unit: str = "it",
+    unit: str = "",
     *,
     done: int = 0,
     keep: bool = False,
@@ -202,6 +213,28 @@ def phase(
     with spoken(what) as outcome, Bar(what, total, unit, done=done, keep=keep) as bar:
         yield bar
         outcome.result = bar.result
+
+
+@contextmanager
+def one_bar(what: str, total: int | None, unit: str) -> Iterator[Bar]:
+    """Show one bar for calls inside that would show one each, of the same unit.
+
+    Parameters
+    ----------
+    what, total, unit
+        As for `Bar`.
+
+    Yields
+    ------
+    bar : Bar
+        Counts what the calls do.
+    """
+    with Bar(what, total, unit, keep=True) as bar:
+        token = _SHARED.set(weakref.ref(bar))
+        try:
+            yield bar
+        finally:
+            _SHARED.reset(token)
 
 
 def seconds(duration: float) -> str:

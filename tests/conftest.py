@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+
+# A shell's background jobs ignore Ctrl-C; tests that interrupt rely on it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test processes side by side share the cores. Set before torch is imported, so that every thread of
 # a process computes with the same number: rounding depends on it.

@@ -145,6 +145,8 @@ def accuracy(fitted, form, namespace, digits):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if python_snippets(p)], ids=name_of)
 def test_snippets_run(page, workplace, digits):
+    if "from datasets import" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("datasets.features")
     namespace = {"__name__": "snippets"}
     with warnings.catch_warnings():
         if page.name == "README.md":  # not even the one that the tests' own short fits may give
@@ -204,6 +206,28 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_page_on_speed_has_the_numbers_of_the_benchmark():
+    file = ROOT / "benchmarks" / "results" / "startup.json"
+    rows = [
+        row for row in json.loads(file.read_text(encoding="utf-8"))["rows"] if "import, s" in row
+    ]
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    table = page.partition("## What a whole process costs")[2].partition("Nearly all")[0]
+    lines = [re.split(r" *\| *", line)[2:5] for line in table.splitlines() if line.startswith("| ")]
+    columns = (
+        "import, s",
+        "weights, s",
+        "set-up, s",
+        "first step to answer, s",
+        "whole process, s",
+    )
+    for cells, column in zip(lines[1:], columns, strict=True):
+        for cell, process in zip(cells, ("tiny", "first", "later"), strict=True):
+            found = [f"{row[column]:.1f}" for row in rows if row["process"] == process]
+            low, high = min(found, key=float), max(found, key=float)
+            assert cell == (low if low == high else f"{low} to {high}"), (column, process)
 
 
 def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):

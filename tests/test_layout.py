@@ -33,7 +33,8 @@ LAYERS = [
     {"clip", "datasets"},
     {"images"},
     {"caching", "linear", "model_selection"},
-    {"exceptions", "forks", "frames", "labels", "progress", "validation", "_version"},
+    {"frames"},
+    {"exceptions", "forks", "labels", "progress", "validation", "_version"},
 ]
 # What an import inside a function may wait for: extras, and modules of one operating system. An
 # import that waits for anything else hides a circle, or makes the first call slow by surprise.

@@ -6,12 +6,20 @@ import sys
 import threading
 import time
 
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skclipsvd import CLIPEncoder, CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd import (
+    CLIPEncoder,
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+    clear_caches,
+    prediction_table,
+)
 from skclipsvd.progress import Bar, note, phase, seconds, shown
 
 SETTINGS = dict(max_steps=6, lr=0.01, augment=False, batch_size=8, random_state=0)
@@ -33,8 +41,12 @@ LINES = [
     r"training 6 steps of 8 images, lr 0.01 \.\.\.",
     r"the other 2 steps will take about [\d.]+ s",
     r"training 6 steps .*: done in .*: loss [\d.]+, validation accuracy [\d.]+",
-    r"merging the weights, and encoding the class texts \.\.\.",
-    r"merging the weights, and encoding the class texts: done in",
+    r"merging the weights \.\.\.",
+    r"merging the weights: done in",
+    r"encoding the class texts \.\.\.",
+    r"encoding the class texts: done in",
+    r"checking that its answers are finite \.\.\.",
+    r"checking that its answers are finite: done in",
     r"CLIPSVDClassifier.fit: done in",
 ]
 
@@ -70,6 +82,15 @@ def test_verbose_says_what_goes_on(small_model, data, capsys):
     assert "0/6 [00:00<?" in steps[0], "the estimate starts with the first step"
 
 
+def test_an_estimate_says_that_a_fit_may_end_sooner(small_model, photographs, capsys):
+    settings = dict(augment=False, random_state=0, verbose=1)
+    CLIPSVDClassifier(small_model, **settings).fit(*photographs)
+    CLIPSVDClassifier(small_model, epochs=6, **settings).fit(*photographs)
+    estimates = [line for line in lines(capsys.readouterr().err) if "will take about" in line]
+    assert estimates[0].endswith(" s, or less if the loss falls below 0.1 before")
+    assert estimates[1].endswith(" s")
+
+
 def test_nothing_is_said_by_default(small_model, data, capsys):
     clf = CLIPSVDClassifier(small_model, **SETTINGS).fit(*data[0], **data[1])
     clf.predict(data[0][0])
@@ -99,11 +120,71 @@ def test_predictions_show_a_bar(kind, small_model, photographs, capsys):
         assert "20/20" in capsys.readouterr().err, method
 
 
+@pytest.mark.usefixtures("fresh_caches")
 def test_an_encoder_shows_a_bar(small_model, photographs, capsys):
     encoder = CLIPEncoder(small_model, verbose=1).fit(photographs[0])
-    capsys.readouterr()
+    said = capsys.readouterr().err
+    assert_in_order([r"loading model .* \.\.\.", r"measuring an embedding: done in"], lines(said))
+    assert "1/1" not in said, "a black picture is none of the user's"
     encoder.transform(photographs[0])
     assert "20/20" in capsys.readouterr().err
+
+
+def fitted_elsewhere(kind, model, data, folder):
+    """As another process would read it: nothing of the fit is in memory."""
+    settings = {} if kind is CLIPZeroShotClassifier else SETTINGS
+    joblib.dump(kind(model, verbose=1, **settings).fit(*data), folder / "clf.joblib")
+    clear_caches()
+    return joblib.load(folder / "clf.joblib")
+
+
+@pytest.mark.usefixtures("fresh_caches")
+@pytest.mark.parametrize("call", ["predict", "table", "report", "stream", "with_classes"])
+def test_a_first_answer_says_what_it_waits_for(call, small_model, photographs, capsys, tmp_path):
+    clf = fitted_elsewhere(CLIPSVDClassifier, small_model, photographs, tmp_path)
+    capsys.readouterr()
+    paths = photographs[0]
+    {
+        "predict": lambda: clf.predict(paths),
+        "table": lambda: prediction_table(clf, paths),
+        "report": lambda: prediction_table(clf, paths, on_error="report"),
+        "stream": lambda: clf.predict(path for path in paths),
+        "with_classes": lambda: clf.with_classes(["ring", "hook"]),
+    }[call]()
+    said = ["loading model .*", "decompositions of 36 matrices .*", "merging the weights"]
+    said += ["encoding the class texts"] if call == "with_classes" else []
+    found = lines(capsys.readouterr().err)
+    assert_in_order([rf"{what}{end}" for what in said for end in (r" \.\.\.", ": done in")], found)
+
+
+@pytest.mark.usefixtures("fresh_caches")
+def test_a_fit_without_training_says_what_it_does(small_model, photographs, capsys):
+    CLIPZeroShotClassifier(small_model, verbose=1).fit(*photographs)
+    patterns = [r"loading model .*: done in", r"encoding the class texts: done in"]
+    assert_in_order(patterns, lines(capsys.readouterr().err))
+
+
+def bars(text):
+    """The last state of every bar that stays on the screen."""
+    return [
+        re.split(r"\r", line)[-1] for line in text.split("\n") if line.rpartition("\r")[-1].strip()
+    ]
+
+
+def test_what_is_answered_in_parts_shows_one_bar(small_model, photographs, capsys):
+    clf = CLIPZeroShotClassifier(small_model).fit(*photographs).set_params(verbose=1)
+    capsys.readouterr()
+    many = [*photographs[0] * 13, "gone.jpg"]  # more than one part, the last one with an error
+    prediction_table(clf, many, on_error="report")
+    (bar,) = [b for b in bars(capsys.readouterr().err) if "embedding" in b]
+    assert "261/261" in bar
+    clf.set_params(batch_size=8).predict(path for path in photographs[0])
+    (bar,) = [b for b in bars(capsys.readouterr().err) if "embedding" in b]
+    assert "embedding: 20image" in bar
+    encoder = CLIPEncoder(small_model, batch_size=8).fit(photographs[0]).set_params(verbose=1)
+    encoder.transform(path for path in photographs[0])
+    (bar,) = [b for b in bars(capsys.readouterr().err) if "embedding" in b]
+    assert "embedding: 20image" in bar
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
@@ -114,7 +195,12 @@ def test_an_application_that_listens_gets_records_once(verbose, small_model, dat
     assert "[skclipsvd]" not in capsys.readouterr().err
     messages = [r.getMessage() for r in caplog.records if r.name == "skclipsvd"]
     assert_in_order(
-        [line for line in LINES if not line.startswith(("loading", "weights", "decomp"))], messages
+        [
+            line
+            for line in LINES
+            if not line.startswith(("loading", "weights", "decomp", "merging"))
+        ],
+        messages,
     )
     assert len([m for m in messages if m.startswith("CLIPSVDClassifier.fit: done")]) == 1
 

@@ -11,14 +11,17 @@ import pytest
 import skclipsvd
 
 
-def test_every_name_is_there_and_imported_for_type_checkers_from_where_it_is():
-    tree = ast.parse(Path(skclipsvd.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", [skclipsvd, skclipsvd.experiments], ids=lambda p: p.__name__)
+def test_every_name_is_there_and_imported_for_type_checkers_from_where_it_is(package):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     homes = {a.name: node.module for node in block.body if node.module for a in node.names}
-    assert {*homes, "__version__"} == set(skclipsvd.__all__)
+    assert set(homes) == set(package.__all__) - {"__version__"}
     for name, module in homes.items():
-        assert getattr(skclipsvd, name) is getattr(import_module(f"skclipsvd.{module}"), name)
-    assert set(skclipsvd.__all__) <= set(dir(skclipsvd))
+        home = import_module(f"{package.__name__}.{module}")
+        assert getattr(package, name) is getattr(home, name)
+        assert name != module, "importing the module would put it in the name's place"
+    assert set(package.__all__) <= set(dir(package))
 
 
 @pytest.mark.parametrize("name", ["datasets", "experiments", "inspection", "model_selection"])

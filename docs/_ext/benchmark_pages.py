@@ -19,7 +19,7 @@ _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 # What a program measures under an option; without one, its docstring's first line says it.
 _OF_OPTIONS = {
     "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
-    "methods-select": "How the methods' learning rates were chosen, on validation images.",
+    "methods-photographs": "The methods side by side on eight sets of photographs.",
     "step-profile": "Where the time of one training step of ViT-B/16 goes, by kind of operation.",
     "step-rates": "How fast this machine multiplies matrices of the shapes that a step needs.",
 }

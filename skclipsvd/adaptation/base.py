@@ -43,10 +43,22 @@ class Adaptation(ABC):
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
-        """Return the trained tensors, float32."""
+        """Return what is trained.
+
+        Returns
+        -------
+        parameters : list of torch.nn.Parameter
+            Float32, of any shape.
+        """
 
     def tensors(self) -> list[Tensor]:
-        """Return every tensor that it holds, trained or not."""
+        """Return everything that it holds, trained or not.
+
+        Returns
+        -------
+        tensors : list of Tensor
+            Of any shape; memory is counted by them.
+        """
         return list(self.parameters())
 
     @abstractmethod
@@ -66,7 +78,13 @@ class Adaptation(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of the trained numbers as float32 arrays, by name."""
+        """Return a copy of the trained numbers.
+
+        Returns
+        -------
+        state : dict of str to float32 ndarray
+            By name, ``"<target name>"`` or ``"<target name>/<part>"``.
+        """
 
     @abstractmethod
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,21 +104,54 @@ class Adaptation(ABC):
         Returns
         -------
         y : Tensor of shape (..., out)
+            The output of the adapted layer.
         """
 
     @abstractmethod
     def weight(self, target: Target, weight: Tensor) -> Tensor:
-        """Compute the adapted matrix of shape (out, in), equal to `weight` before any training."""
+        """Compute the adapted matrix.
+
+        Parameters
+        ----------
+        target : Target
+            Which matrix.
+        weight : Tensor of shape (out, in)
+            The frozen matrix.
+
+        Returns
+        -------
+        adapted : Tensor of shape (out, in)
+            Equal to `weight`, bit for bit, before any training.
+        """
 
     def by_tensor(self) -> dict[str, list[Target]]:
-        """Group the targets by the tensor whose rows they are."""
+        """Group the targets by the tensor whose rows they are.
+
+        Returns
+        -------
+        groups : dict of str to list of Target
+            By the tensor's name in the model's ``state_dict``.
+        """
         groups: dict[str, list[Target]] = defaultdict(list)
         for target in self.targets:
             groups[target.tensor].append(target)
         return dict(groups)
 
     def tensor(self, frozen: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Compute a whole adapted tensor from the frozen one and the targets among its rows."""
+        """Compute a whole adapted tensor.
+
+        Parameters
+        ----------
+        frozen : Tensor of shape (rows, ...)
+            The frozen one.
+        targets : sequence of Target
+            Those among its rows; the other rows stay as they are.
+
+        Returns
+        -------
+        adapted : Tensor of shape (rows, ...)
+            Of the shape of `frozen`.
+        """
         matrix = frozen.flatten(1)
         blocks = [
             matrix[slice(*rows)] if target is None else self.weight(target, matrix[slice(*rows)])

@@ -27,6 +27,20 @@ def merge(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
     -------
     skeleton : torch.nn.Module
         The same object.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import SpectralAdaptation, find_targets, merge
+    >>> from skclipsvd.adaptation.factors import decompose
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> targets = find_targets(backbone.model)
+    >>> adaptation = SpectralAdaptation(targets, decompose(backbone, targets))
+    >>> model = merge(backbone.skeleton(), adaptation)
+    >>> name = targets[0].tensor
+    >>> bool((model.get_parameter(name) == backbone.model.get_parameter(name)).all())
+    True
     """
     for name, targets in adaptation.by_tensor().items():
         module, attribute = _locate(skeleton, name)
@@ -52,6 +66,20 @@ def install(skeleton: nn.Module, adaptation: Adaptation) -> nn.Module:
     -------
     skeleton : torch.nn.Module
         The same object.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import SpectralAdaptation, find_targets, install
+    >>> from skclipsvd.adaptation.factors import decompose
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> targets = find_targets(backbone.model)
+    >>> adaptation = SpectralAdaptation(targets, decompose(backbone, targets))
+    >>> model = install(backbone.skeleton(), adaptation)
+    >>> model.encode_image(torch.zeros(1, 3, 32, 32)).sum().backward()
+    >>> adaptation.parameters()[0].grad.shape  # of the first matrix's singular values
+    torch.Size([128])
     """
     groups = adaptation.by_tensor()
     for path, module in list(skeleton.named_modules()):

@@ -33,6 +33,19 @@ class LowRankAdaptation(Adaptation):
         Probability of dropping an input of ``A``, in training.
     device : torch.device
         Where the factors lie.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from skclipsvd.adaptation import LowRankAdaptation, find_targets, select_targets
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> targets = select_targets(find_targets(backbone.model), ["image"], ["v"], "top")
+    >>> rng = np.random.RandomState(0)
+    >>> adaptation = LowRankAdaptation.start(targets, 2, 0.7, 0.0, rng, backbone.device)
+    >>> sorted(adaptation.state())[:2]
+    ['image.4.v/a', 'image.4.v/b']
     """
 
     def __init__(
@@ -66,7 +79,26 @@ class LowRankAdaptation(Adaptation):
         rng: np.random.RandomState,
         device: torch.device,
     ) -> Self:
-        """Draw ``A`` of `rank` rows from `rng`, and set ``B`` to zero."""
+        """Begin an adaptation that changes nothing yet: ``A`` is drawn, ``B`` is zero.
+
+        Parameters
+        ----------
+        targets : sequence of Target
+            The matrices it changes.
+        rank : int
+            Rows of ``A`` and columns of ``B``.
+        scale, dropout : float
+            As for the class.
+        rng : RandomState
+            Draws ``A``.
+        device : torch.device
+            Where the factors lie.
+
+        Returns
+        -------
+        adaptation : LowRankAdaptation
+            To be trained.
+        """
         factors: dict[str, NDArray] = {}
         for target in targets:
             n_out, n_in = target.shape
@@ -83,7 +115,29 @@ class LowRankAdaptation(Adaptation):
         dropout: float,
         device: torch.device,
     ) -> Self:
-        """Take up what `state` returned."""
+        """Build one of numbers that `state` returned.
+
+        Parameters
+        ----------
+        targets : sequence of Target
+            The matrices it changes.
+        state : mapping of str to array
+            The factors by target name and part, and the ``"scale"``.
+        dropout : float
+            As for the class.
+        device : torch.device
+            Where the factors lie.
+
+        Returns
+        -------
+        adaptation : LowRankAdaptation
+            With copies of the numbers.
+
+        Raises
+        ------
+        ValueError
+            Numbers of other shapes than the model's matrices have.
+        """
         return cls(targets, state, float(state["scale"][0]), dropout, device)
 
     @property

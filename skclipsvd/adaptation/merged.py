@@ -11,6 +11,7 @@ from torch import nn
 
 from ..caching.process import MERGED
 from ..clip import Backbone
+from ..progress import phase
 from .base import Adaptation
 from .layers import merge
 
@@ -37,7 +38,8 @@ def merged_once(
 
     def make() -> tuple[nn.Module, int]:
         adaptation = build()
-        model = merge(backbone.skeleton(), adaptation)
+        with phase("merging the weights"):
+            model = merge(backbone.skeleton(), adaptation)
         replaced = sum(model.get_parameter(name).nbytes for name in adaptation.by_tensor())
         return model, replaced
 

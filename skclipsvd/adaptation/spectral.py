@@ -26,6 +26,18 @@ class SpectralAdaptation(Adaptation):
         Their decompositions, from `decompose`.
     state : mapping of str to array-like of shape (rank,), optional
         Singular values to start from, by target name. The frozen ones where None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import SpectralAdaptation, find_targets
+    >>> from skclipsvd.adaptation.factors import decompose
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> targets = find_targets(backbone.model)
+    >>> adaptation = SpectralAdaptation(targets, decompose(backbone, targets))
+    >>> sum(p.numel() for p in adaptation.parameters())
+    6912
     """
 
     def __init__(

@@ -39,6 +39,16 @@ class Target:
         First row and one past the last row inside that tensor.
     shape : tuple of int
         (out, in) of the matrix; a kernel counts as (out, in x height x width).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import find_targets
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> key = find_targets(backbone.model)[1]
+    >>> key.name, key.rows  # of the tensor that holds queries, keys and values
+    ('image.0.k', (128, 256))
     """
 
     name: str
@@ -106,6 +116,15 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
     -------
     targets : tuple of Target
         Image tower first, each tower from its input to its output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import find_targets
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> [target.name for target in find_targets(backbone.model)][:4]
+    ['image.0.q', 'image.0.k', 'image.0.v', 'image.0.o']
     """
     targets = [
         target for tower in TOWERS for target in _find_in_tower(tower, model.named_parameters())
@@ -196,11 +215,22 @@ def select_targets(
     Returns
     -------
     selected : tuple of Target
+        In the order of ``targets``.
 
     Raises
     ------
     ValueError
         An index that neither tower has, or nothing left to adapt.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skclipsvd.adaptation import find_targets, select_targets
+    >>> from skclipsvd.clip import load_backbone
+    >>> backbone = load_backbone("tiny", None, torch.device("cpu"))
+    >>> targets = select_targets(find_targets(backbone.model), ["image"], ["v"], [0, -1])
+    >>> [target.name for target in targets]
+    ['image.0.v', 'image.5.v']
     """
     depths = {t: 1 + max((x.block for x in targets if x.tower == t), default=-1) for t in towers}
     wanted = {tower: _blocks(layers, depth) for tower, depth in depths.items()}

@@ -1,6 +1,6 @@
 """The estimators: parameters and their documentation; fit; predict; the report."""
 
-from ._adapter_file import read_adapter
+from ._adapter_file import MACHINE_PARAMETERS, read_adapter
 from ._base import (
     BaseCLIPClassifier,
     TakesImages,
@@ -16,6 +16,7 @@ from ._trained import TrainedCLIPClassifier
 from ._zero_shot import CLIPZeroShotClassifier
 
 __all__ = [
+    "MACHINE_PARAMETERS",
     "MODEL_CONSTRAINTS",
     "BaseCLIPClassifier",
     "CLIPLoRAClassifier",

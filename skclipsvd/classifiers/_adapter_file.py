@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from ..caching.files import replacing
 from ..clip import is_published
+from ..labels import plain
 from ..validation import check_parameters
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             f"{type(estimator).__name__}; use joblib.dump, or delete them."
         )
     arrays: dict[str, NDArray] = {}
-    plain: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in fitted.items():
         kind = estimator._saved[name].kind
         if kind == "arrays":
@@ -73,16 +74,16 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         elif kind == "array":
             arrays[name] = value
         elif kind == "labels":
-            plain[name] = _encode_labels(value)
+            values[name] = _encode_labels(value)
         elif kind == "settings":
-            plain[name] = _encode(value)
+            values[name] = _encode(value)
         else:
-            plain[name] = _item(value)
+            values[name] = plain(value)
     header = {
         "format": _FORMAT,
         "estimator": type(estimator).__name__,
         "parameters": _encode_parameters(estimator),
-        "fitted": plain,
+        "fitted": values,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # In the header, not beside it: safetensors writes several entries in any order.
@@ -269,7 +270,7 @@ def _encode_parameters(estimator: BaseCLIPClassifier) -> dict[str, Any]:
 
 
 def _encode(value: Any) -> dict[str, Any]:
-    value = _item(value)
+    value = plain(value)
     if value is None or isinstance(value, (str, bool, int, float)):
         return {"value": value}
     if isinstance(value, Mapping):
@@ -345,7 +346,7 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 
 def _json_label(label: Any) -> Any:
-    label = _item(label)
+    label = plain(label)
     if not isinstance(label, (str, int, float, bool)):
         raise ValueError(
             f"classes_: the label {label!r} ({type(label).__name__}) cannot be written to an "
@@ -358,8 +359,3 @@ def _label(value: Any) -> Any:
     if not isinstance(value, (str, int, float, bool)) or value != value:
         raise ValueError(f"{value!r} is no label")
     return value
-
-
-def _item(value: Any) -> Any:
-    """Turn a numpy scalar into Python's own."""
-    return value.item() if isinstance(value, np.generic) else value

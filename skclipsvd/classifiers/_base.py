@@ -54,7 +54,7 @@ from ..images import (
     decoding_threads,
 )
 from ..labels import check_no_missing, plain
-from ..progress import shown
+from ..progress import phase, shown
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -202,12 +202,35 @@ class BaseCLIPClassifier(
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `fit`; or a generator of them, which is read `batch_size` at a time.
 
         Returns
         -------
         scores : float32 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
-            For two classes the second one's score minus the first one's.
+            Columns in the order of `classes_`; for two classes the second one's score minus the
+            first one's.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
+        ValueError
+            No images; images that cannot be decoded, by index and path; frozen weights that are not
+            those of `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one", "two"])
+        >>> clf.decision_function(paths[:2]).shape
+        (2, 3)
         """
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
@@ -218,11 +241,34 @@ class BaseCLIPClassifier(
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `fit`; or a generator of them, which is read `batch_size` at a time.
 
         Returns
         -------
         labels : ndarray of shape (n_images,)
+            Entries of `classes_`, of their dtype.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
+        ValueError
+            No images; images that cannot be decoded, by index and path; frozen weights that are not
+            those of `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one", "two"])
+        >>> clf.predict(paths[:3]).tolist()
+        ['zero', 'one', 'two']
         """
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
@@ -233,11 +279,34 @@ class BaseCLIPClassifier(
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `fit`; or a generator of them, which is read `batch_size` at a time.
 
         Returns
         -------
         probabilities : float64 ndarray of shape (n_images, n_classes)
+            Rows that sum to 1, columns in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
+        ValueError
+            No images; images that cannot be decoded, by index and path; frozen weights that are not
+            those of `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one", "two"])
+        >>> bool(clf.predict_proba(paths[:1]).max() > 0.9)
+        True
         """
         return softmax(self._scores(X).astype(np.float64), axis=1)
 
@@ -248,16 +317,39 @@ class BaseCLIPClassifier(
         Parameters
         ----------
         X : sequence of n_images images
-            As for `fit`; or a generator of images, which is read `batch_size` at a time.
+            Paths (str or Path), PIL images, encoded images (bytes) or (height, width, 3) uint8
+            arrays, as for `fit`; or a generator of them, which is read `batch_size` at a time.
 
         Returns
         -------
         embeddings : float32 ndarray of shape (n_images, n_features)
-            Unit length.
+            Of unit length.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Paths that do not exist, by index, or weights that cannot be had.
+        TypeError
+            What is no image, by index.
+        ValueError
+            No images; images that cannot be decoded, by index and path; frozen weights that are not
+            those of `fit`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, _ = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one", "two"])
+        >>> clf.transform(paths[:2]).shape
+        (2, 128)
         """
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self.transform, self.batch_size)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._frozen_and_adapted()  # before the bar of all parts
+                return answered_in_parts(X, self.transform, self.batch_size)
             items, backbone, model = self._ready(X)
             return self._embed(model, backbone, items)
 
@@ -284,8 +376,13 @@ class BaseCLIPClassifier(
 
         Raises
         ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Weights that cannot be had.
         ValueError
-            Fewer than two labels, or the same one twice.
+            Fewer than two labels, or the same one twice; classes that the model cannot tell apart;
+            frozen weights that are not those of `fit`.
 
         Examples
         --------
@@ -325,7 +422,25 @@ class BaseCLIPClassifier(
         Returns
         -------
         model : torch.nn.Module
-            A private copy on the CPU, in evaluation mode.
+            A private copy on the CPU, float32, in evaluation mode.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Weights that cannot be had.
+        ValueError
+            The frozen weights are not those of `fit`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> model = clf.merged_model()
+        >>> model.encode_image(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 128])
         """
         check_is_fitted(self)
         with shown(self.verbose):
@@ -338,7 +453,19 @@ class BaseCLIPClassifier(
         Returns
         -------
         state_dict : dict of str to Tensor
-            On the CPU.
+            On the CPU, float32.
+
+        Raises
+        ------
+        NotFittedError, FileNotFoundError, ValueError
+            As for `merged_model`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> clf.merged_state_dict()["logit_scale"].shape
+        torch.Size([])
         """
         return dict(self.merged_model().state_dict())
 
@@ -355,9 +482,24 @@ class BaseCLIPClassifier(
 
         Raises
         ------
+        NotFittedError
+            This classifier is not fitted.
+        OSError
+            The file cannot be written.
         ValueError
             Labels that JSON cannot hold, a parameter that is not made of plain values, or an
             attribute that this class does not know.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from skclipsvd import CLIPZeroShotClassifier, load_adapter
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> with TemporaryDirectory() as folder:
+        ...     clf.save_adapter(Path(folder) / "digits.safetensors")
+        ...     load_adapter(Path(folder) / "digits.safetensors").classes_.tolist()
+        ['one', 'zero']
         """
         check_is_fitted(self)
         write_adapter(self, Path(path))
@@ -413,14 +555,16 @@ class BaseCLIPClassifier(
     def _text_features(
         self, model: nn.Module, prompts: Prompts, backbone: Backbone
     ) -> NDArray[np.float32]:
-        with autocast(backbone.device, choose_dtype(self.precision, backbone.device)):
+        dtype = choose_dtype(self.precision, backbone.device)
+        with phase("encoding the class texts"), autocast(backbone.device, dtype):
             return encode_exactly(model, prompts).cpu().numpy()
 
     @explained_out_of_memory()
     def _scores(self, X: ImageStream) -> NDArray[np.float32]:
-        if isinstance(X, Iterator):
-            return answered_in_parts(X, self._scores, self.batch_size)
         with shown(self.verbose):
+            if isinstance(X, Iterator):
+                self._frozen_and_adapted()  # before the bar of all parts
+                return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
 

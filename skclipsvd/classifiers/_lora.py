@@ -39,10 +39,12 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         Probability of dropping an input of ``A`` in training.
     templates, class_names, logit_scale : see `CLIPSVDClassifier`
         The prompts and the scale of their similarity.
-    towers, layers : see `CLIPSVDClassifier`
-        Which encoders and blocks to adapt.
+    towers : see `CLIPSVDClassifier`
+        Which encoders to adapt.
     matrices : tuple of {"q", "k", "v", "o", "mlp", "conv"}, default=("q", "k", "v")
         Which matrices of each block to adapt.
+    layers : see `CLIPSVDClassifier`
+        Which blocks to adapt.
     epochs, max_steps : see `CLIPSVDClassifier`
         How long to train.
     lr : float or "auto", default="auto"

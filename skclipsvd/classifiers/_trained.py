@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
 from ..adaptation.targets import MATRICES, TOWERS, Layers
 from ..caching.memory import explained_out_of_memory
-from ..clip import Backbone, autocast, choose_device, choose_dtype, unit_image_features
+from ..clip import Backbone, choose_device, choose_dtype
 from ..exceptions import UnchangedPredictionsWarning, warn
 from ..images import (
     Decoded,
@@ -29,23 +29,22 @@ from ..images import (
     check_exist,
     decode_all,
     decoding_threads,
-    normalise,
-    size_of,
     stack_views,
 )
 from ..progress import note, phase, shown, spoken
 from ..training import (
     LEARNT_LOSS,
+    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
     FitMonitor,
     Recipe,
     Task,
-    TrainingState,
     automatic_lr,
     automatic_steps,
     checked_folder,
+    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -54,6 +53,7 @@ from ..validation import fit_context
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
+from ._outcome import Outcome
 from ._training_set import TrainingSet
 
 
@@ -162,6 +162,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Returns
         -------
         self : estimator
+            This object, fitted.
 
         Raises
         ------
@@ -190,6 +191,17 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             The model does not read all of a prompt, or the same of two classes.
         SlowPrecisionWarning
             This processor has no fast arithmetic for `precision`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=2, lr=0.01, augment=False, random_state=0)
+        >>> clf.fit(paths[:20], labels[:20], X_val=paths[20:30], y_val=labels[20:30]).n_iter_
+        2
+        >>> clf.validation_scores_.shape  # before training, and after each of two epochs
+        (3,)
         """
         self._check_choices()
         folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
@@ -217,9 +229,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         checkpoint: Checkpoint | None,
     ) -> str | None:
         """Train, and replace what the last fit left; say where that changed no prediction."""
-        rng = check_random_state(self.random_state)
-        if checkpoint is not None:
-            rng = checkpoint.random_state(self.random_state)
+        seed = self.random_state
+        rng = check_random_state(seed) if checkpoint is None else checkpoint.random_state(seed)
         training = given
         if validation is None and self.early_stopping:
             training, validation = given.split(self.validation_fraction, rng)
@@ -229,10 +240,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(len(training), len(classes), adaptation, backbone)
+        recipe = self._recipe(task, adaptation)
 
         def attributes() -> dict[str, Any]:
-            fitted = self._fitted_attributes(backbone, adaptation, classes, task)
+            with shown(self.verbose):  # nothing where a callback asks in between
+                fitted = self._fitted_attributes(backbone, adaptation, classes, task)
             return {**fitted, "lr_": recipe.lr, "n_steps_": recipe.n_steps}
 
         monitor = FitMonitor(
@@ -244,17 +256,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
-        with phase("merging the weights, and encoding the class texts"):
-            fitted = attributes()
-            fitted.update(loss_curve_=np.array(state.losses, dtype=np.float32))
-            fitted.update(n_iter_=len(state.losses))
-            if stopping is not None:
-                fitted["validation_scores_"] = np.array(stopping.scores)
-                assert stopping.best is not None  # the start counts as an epoch
-                fitted["best_validation_score_"] = float(stopping.best[0])
-                fitted["best_epoch_"] = len(stopping.scores) - 1 - stopping.waited
-            self._check_finite(fitted)
-        unchanged = self._unchanged(state, stopping, fitted, task, adaptation, recipe)
+        outcome = Outcome(task, recipe, state, stopping)
+        fitted = {**attributes(), **outcome.attributes()}
+        learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
+        outcome.check_finite(text_features, learnt)
+        model = backbone.to_predict(merged_once(backbone, learnt, lambda: adaptation))
+        unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -408,6 +415,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         -------
         n_steps : int
             What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> CLIPSVDClassifier("tiny", epochs=10, batch_size=32).n_steps_for(160)
+        50
         """
         if self.max_steps is not None:
             return int(self.max_steps)
@@ -415,13 +428,14 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             return automatic_steps(n_images, self.batch_size)
         return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
 
-    def _recipe(
-        self, n_images: int, n_classes: int, adaptation: Adaptation, backbone: Backbone
-    ) -> Recipe:
-        n_steps, shots = self.n_steps_for(n_images), n_images / n_classes
+    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
+        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
+        n_steps = self.n_steps_for(n_images)
         lr = self.lr
         if lr == "auto":
-            lr = automatic_lr(n_steps, shots, adaptation.reach)
+            shots = n_images / task.prompts.n_classes
+            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
+            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
             n_steps=n_steps,
@@ -431,9 +445,19 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             lr=float(lr),
             weight_decay=float(self.weight_decay),
             label_smoothing=float(self.label_smoothing),
-            dtype=choose_dtype(self.precision, backbone.device),
+            dtype=dtype,
             checkpointing=bool(self.checkpointing),
         )
+
+    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
+        n_images = min(len(task.labels), STARTING_IMAGES)
+        what = f"finding out how much is to be learnt, from {n_images} images"
+        with phase(what, n_images, "image") as bar:
+            model = self._start(task.backbone)
+            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
+            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
+            bar.result = f"their loss is {loss:.2f} times a guess's"
+        return loss
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
@@ -452,81 +476,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             "backbone_config_": dict(backbone.config),
         }
 
-    def _check_finite(self, fitted: Mapping[str, Any]) -> None:
-        """Refuse numbers that are not finite, or give class texts that are not."""
-        numbers = [fitted["text_features_"], *fitted[self._state_attribute].values()]
-        if not all(np.isfinite(array).all() for array in numbers):
-            raise self._diverged(fitted)
-
-    def _check_image(self, fitted: Mapping[str, Any], backbone: Backbone, model: nn.Module) -> None:
-        """Refuse numbers that give no answer about a black image."""
-        black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
-        dtype = choose_dtype(self.precision, backbone.device)
-        with torch.inference_mode(), autocast(backbone.device, dtype):
-            pixels = normalise(black, backbone.preprocess, backbone.device)
-            if not unit_image_features(model, pixels).isfinite().all():
-                raise self._diverged(fitted)
-
-    def _diverged(self, fitted: Mapping[str, Any]) -> FloatingPointError:
-        return FloatingPointError(
-            "training diverged in its last step: what it learnt gives no finite answers. Lower "
-            f"lr (it was {fitted['lr_']:.3g}) or weight_decay ({self.weight_decay}), or use "
-            "precision='fp32'. The estimator is as it was before."
-        )
-
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
 
-    def _unchanged(
-        self,
-        state: TrainingState,
-        stopping: EarlyStopping | None,
-        fitted: Mapping[str, Any],
-        task: Task,
-        adaptation: Adaptation,
-        recipe: Recipe,
-    ) -> str | None:
-        """Say in words that every training image is predicted as before; None where one is not.
-
-        On the way, numbers are refused that give no finite answer about an image.
-        """
-        backbone = task.backbone
-        after = merged_once(backbone, fitted[self._state_attribute], lambda: adaptation)
-        after = backbone.to_predict(after)
-        keeps_best = stopping is not None and stopping.patience is not None
-        is_settled = task.fixed_pixels and not keeps_best and state.seen.changed_on_the_way()
-        if is_settled or not state.losses:
-            self._check_image(fitted, backbone, after)
-            return None
+    def _start(self, backbone: Backbone) -> nn.Module:
+        """Return the merged model that this fit began with, as it predicts."""
         is_warm = self.warm_start and hasattr(self, self._state_attribute)
-        with phase("comparing predictions with those before the fit"):
-            before = self._adapted_model(backbone) if is_warm else backbone.model
-            before = backbone.to_predict(before)
-            text = torch.from_numpy(fitted["text_features_"]).to(backbone.device)
-            try:
-                found = state.seen.unchanged(task, before, after, text, recipe.dtype)
-            except FloatingPointError as error:
-                raise self._diverged(fitted) from error
-        if found is None:
-            return None
-        if not found.n_wrong:
-            note("no prediction changed: the training images looked at were all right before")
-            return None
-        if stopping is not None and keeps_best and stopping.kept_the_start:
-            advice = (
-                "early_stopping kept the start, because no epoch was better on the validation "
-                f"part: change lr (it is {recipe.lr:.3g}), or validate on more images"
-            )
-        else:
-            advice = (
-                f"raise lr (it is {recipe.lr:.3g}) or take more steps with max_steps or epochs "
-                f"(it took {len(state.losses)})"
-            )
-        which = "its" if found.n_looked_at == len(task.labels) else "the most doubtful"
-        return (
-            f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
-            f"{found.n_wrong} of which are wrong as before; {advice}."
-        )
+        return backbone.to_predict(self._adapted_model(backbone) if is_warm else backbone.model)
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = self._learnt()

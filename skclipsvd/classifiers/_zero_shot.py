@@ -120,6 +120,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         Returns
         -------
         self : CLIPZeroShotClassifier
+            This object, fitted.
 
         Raises
         ------
@@ -135,16 +136,23 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
             Labels are numbers or booleans, and no `class_names` say what they mean.
         CutPromptWarning, IndistinctClassesWarning
             The model does not read all of a prompt, or the same of two classes.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> CLIPZeroShotClassifier("tiny").fit(None, ["cat", "dog", "cat"]).classes_.tolist()
+        ['cat', 'dog']
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
         classes = self._check_classes(labels)
         with shown(self.verbose):
             backbone = self._load_backbone()
-        prompts = self._checked_prompts(classes, backbone)
+            prompts = self._checked_prompts(classes, backbone)
+            text_features = self._text_features(backbone.model, prompts, backbone)
         self._replace_fitted(
             {
                 "classes_": classes,
-                "text_features_": self._text_features(backbone.model, prompts, backbone),
+                "text_features_": text_features,
                 "logit_scale_": self._logit_scale(backbone),
                 "logit_bias_": backbone.logit_bias,
                 "n_parameters_": backbone.n_parameters,

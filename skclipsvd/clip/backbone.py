@@ -149,9 +149,9 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
         ``"tiny"``, a name of `open_clip.list_models`, ``"local-dir:PATH"`` or ``"hf-hub:ID"``.
     pretrained : str or None
         A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"``: the
-        file's weights with the activation and pre-processing of the tag. Names that carry their own
-        weights (``"tiny"``, ``"local-dir:"``, ``"hf-hub:"``) do not look at it. None asks for
-        random weights, drawn from a fixed seed.
+        file's weights with the activation and pre-processing of the tag. None asks for random
+        weights, drawn from a fixed seed. Ignored for models that bring their own weights:
+        ``"tiny"``, ``"local-dir:PATH"`` and ``"hf-hub:ID"``.
     device : torch.device
         Where the model is wanted.
 

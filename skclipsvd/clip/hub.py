@@ -134,6 +134,11 @@ class Repository:
             raise self._unavailable(filename, self._trouble) from self._trouble
         return self._fetch(filename) if there else None
 
+    def kept(self, filename: str) -> Path | None:
+        """Return where a file lies on this disk already; the hub is not asked."""
+        known = self._on_disk(filename, self._commit or self._revision)
+        return Path(known) if isinstance(known, str) else None
+
     def _on_disk(self, filename: str, revision: str) -> object:
         """Return a path, None for a file that was never asked for, else that there is none."""
         return try_to_load_from_cache(
@@ -226,6 +231,20 @@ class Repository:
     def _near(self) -> str:
         near = difflib.get_close_matches(self.name, _known_repositories(), n=3, cutoff=0.6)
         return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def weight_files(filename: str = "") -> list[str]:
+    """Name the files that may hold a repository's weights, the safe format first.
+
+    Parameters
+    ----------
+    filename : str, optional
+        What open_clip's table says; by default the names that it has itself.
+    """
+    if filename in ("", "open_clip_pytorch_model.bin"):
+        return ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    stem, kind = os.path.splitext(filename)
+    return [f"{stem}.safetensors", filename] if kind in (".bin", ".pth") else [filename]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

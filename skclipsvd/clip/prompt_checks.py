@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..exceptions import BareLabelWarning, CutPromptWarning, IndistinctClassesWarning, warn
-from .prompts import DEFAULT_TEMPLATE, Prompts, label_text
+from .prompts import DEFAULT_TEMPLATE, Prompts, as_list, label_text
 
 Tokenize = Callable[..., Tensor]
 _NUMERAL = re.compile(r"[-+]?\d+(?:[.,]\d+)?(?:e[-+]?\d+)?|true|false|nan", re.IGNORECASE)
@@ -38,7 +38,7 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
         As the user passed them.
     """
     if all(isinstance(label, str) for label in labels):
-        if _as_list(templates) != [DEFAULT_TEMPLATE]:
+        if as_list(templates) != [DEFAULT_TEMPLATE]:
             return
         kind = "numbers written as text"
     elif all(isinstance(label, bool) for label in labels):
@@ -47,7 +47,7 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
         kind = "numbers"
     if not all(_NUMERAL.fullmatch(label_text(label).strip()) for label in labels):
         return
-    example = _as_list(templates)[0].replace("{}", label_text(labels[0]))
+    example = as_list(templates)[0].replace("{}", label_text(labels[0]))
     entries = ", ".join(f"{label!r}: '...'" for label in labels[:_NAMED_AT_MOST])
     more = ", ..." if len(labels) > _NAMED_AT_MOST else ""
     advice = f"Say what they are: class_names={{{entries}{more}}}."
@@ -197,7 +197,3 @@ def _shown(label: Any) -> str:
     if not isinstance(label, str) or len(label) <= _SHOWN_CHARACTERS:
         return repr(label)
     return repr(f"{label[:_SHOWN_CHARACTERS].rstrip()}...")
-
-
-def _as_list(templates: str | Sequence[str]) -> list[str]:
-    return [templates] if isinstance(templates, str) else list(templates)

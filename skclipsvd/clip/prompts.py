@@ -135,6 +135,11 @@ def _by_label(
     return dict(zip(labels, (plain(words) for words in class_names), strict=True))
 
 
+def as_list(templates: str | Sequence[str]) -> list[str]:
+    """Make a list of one template or several."""
+    return [templates] if isinstance(templates, str) else list(templates)
+
+
 def build_prompts(
     texts: Sequence[Sequence[str]],
     templates: str | Sequence[str],
@@ -155,7 +160,7 @@ def build_prompts(
     -------
     prompts : Prompts
     """
-    templates = [templates] if isinstance(templates, str) else list(templates)
+    templates = as_list(templates)
     if not templates:
         raise ValueError("templates is empty; pass at least one, such as 'a photo of a {}.'.")
     for template in templates:

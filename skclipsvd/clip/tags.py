@@ -19,6 +19,7 @@ from open_clip.pretrained import (
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from ..exceptions import AmbiguousCheckpointWarning, warn
+from .hub import Repository, weight_files
 
 # OpenAI's own repositories, which hold the weights in transformers' layout.
 _OPENAI = {
@@ -27,7 +28,6 @@ _OPENAI = {
     "openai/clip-vit-large-patch14": "ViT-L-14",
     "openai/clip-vit-large-patch14-336": "ViT-L-14-336",
 }
-_HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class Source(NamedTuple):
@@ -102,17 +102,14 @@ def tags_of_repository(repository: str) -> list[tuple[str, str]]:
     ]
 
 
-def _in_hub_cache(location: str) -> Iterator[str]:
-    from huggingface_hub import try_to_load_from_cache
-
+def _in_hub_cache(location: str) -> Iterator[Path]:
+    """Find the files on this disk that may be the weights at ``OWNER/NAME/FILE`` of the hub."""
     repository, filename = os.path.split(location)
-    for name in (filename,) if filename else _HUB_NAMES:
-        kept = try_to_load_from_cache(repository, name) if repository else None
-        if isinstance(kept, str):
-            yield kept
+    if repository:
+        yield from filter(None, map(Repository(repository).kept, weight_files(filename)))
 
 
-def _same_bytes(path: str, kept: str) -> bool:
+def _same_bytes(path: str, kept: Path) -> bool:
     try:
         if os.path.getsize(path) != os.path.getsize(kept):
             return False

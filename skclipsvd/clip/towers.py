@@ -58,10 +58,10 @@ def draws_random_numbers(module: nn.Module) -> bool:
 
 def text_parts(model: CLIPModel) -> tuple[TextTower, str | None, int | None]:
     """Return what holds the text tower's parts, how it pools, and its end-of-text token."""
-    if hasattr(model, "positional_embedding"):  # open_clip.CLIP has the parts itself
+    tower = text_tower(model)
+    if tower is model:
         return model, model.text_pool_type, model.text_eos_id
-    text = model.text
-    return text, getattr(text, "pool_type", None), getattr(text, "eos_id", None)
+    return tower, getattr(tower, "pool_type", None), getattr(tower, "eos_id", None)
 
 
 def is_causal(mask: Tensor | None) -> bool:
@@ -82,13 +82,12 @@ def place_positions(tower: TextTower, positions: Tensor) -> None:
     tower.positional_embedding = nn.Parameter(positions.detach(), requires_grad=False)
 
 
-def end_finder(model: CLIPModel, tower: TextTower) -> FindEnds | None:
+def end_finder(model: CLIPModel) -> FindEnds | None:
     """Return what finds each end-of-text token; None where a later one could matter."""
+    tower, pool, end = text_parts(model)
     mask = getattr(tower, "attn_mask", None)
     if not is_causal(mask) or getattr(tower, "cls_emb", None) is not None:
         return None
-    pool = getattr(model, "text_pool_type", getattr(tower, "pool_type", None))
-    end = getattr(model, "text_eos_id", getattr(tower, "eos_id", None))
     if pool == "argmax":
         return lambda tokens: tokens.argmax(dim=-1)
     if pool == "eos" and end is not None:

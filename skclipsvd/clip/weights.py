@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import open_clip
 import torch
 from open_clip import factory
 from open_clip.model import CLIP, set_model_preprocess_cfg
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
@@ -26,7 +25,15 @@ from ..caching.files import stamp
 from ..caching.memory import is_out_of_memory
 from ..exceptions import RandomWeightsWarning, warn
 from ..progress import note
-from .hub import Repository, UnavailableError, causes, quiet, split_revision
+from .advice import (
+    THREE_WAYS,
+    instead_of_name,
+    instead_of_repository,
+    tags_there_are,
+    unpinned,
+    without_program,
+)
+from .hub import Repository, UnavailableError, causes, quiet, split_revision, weight_files
 from .local_config import check_names_no_code, check_transformers_config, read_config
 from .randomness import seeded
 from .tags import (
@@ -36,7 +43,6 @@ from .tags import (
     settings,
     source_named,
     tag_of_copy,
-    tags_of_repository,
     warn_of_tags,
 )
 from .towers import CLIPModel
@@ -48,8 +54,6 @@ _RANDOM_SEED = 0
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
 # Beyond what users of this library can run; against sizes that are made to exhaust the memory.
 _MAX_MODEL_BYTES = 32 * 2**30
-# What OpenAI's archives hold beside weights.
-_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 _CONFIG = "open_clip_config.json"
 # What transformers' tokenisers are made of; a repository has a few of them. Never its code.
 _TOKENISER_FILES = (
@@ -64,14 +68,6 @@ _TOKENISER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
-)
-_THREE_WAYS = (
-    "Three ways to provide weights: (1) on a machine that reaches the internet, run the same line "
-    "once, so that they are kept in the Hugging Face cache (copy that folder, or set HF_HOME); "
-    "(2) pretrained='TAG:/path/to/weights.safetensors' with a copy of the tag's file, or "
-    "'/path/to/weights.safetensors' with other weights of this architecture; "
-    "(3) model_name='local-dir:/path/to/folder' with open_clip_config.json and the weights. "
-    "To try the library without any download use model_name='tiny'."
 )
 
 
@@ -157,7 +153,7 @@ def _text_tower(found: _Found) -> dict[str, Any]:
     if found.repository is None and found.folder is not None and Path(name).exists():
         return {}
     if found.pinned is not None and name != found.pinned.name:
-        raise ValueError(_unpinned("the configuration of its text tower", name))
+        raise ValueError(unpinned("the configuration of its text tower", name))
     file = _repository(name, found).file("config.json")
     check_transformers_config(file)
     return {"text_cfg": {**text, "hf_model_name": str(file.parent), "hf_model_pretrained": False}}
@@ -188,7 +184,7 @@ def _tokeniser_folder(found: _Found) -> Path | None:
     if found.pinned is not None and name != found.pinned.name:
         repository = found.pinned
         if repository.find(_TOKENISER_FILES[0]) is None:
-            raise ValueError(_unpinned("its tokeniser", name))
+            raise ValueError(unpinned("its tokeniser", name))
     files = [file for file in map(repository.find, _TOKENISER_FILES) if file is not None]
     if not files:
         raise UnavailableError(f"hf-hub:{repository.name} has no tokeniser.")
@@ -202,13 +198,6 @@ def _repository(name: str, found: _Found) -> Repository:
     if found.repository is not None and found.repository.name == name:
         return found.repository
     return Repository(name)
-
-
-def _unpinned(what: str, name: str) -> str:
-    return (
-        f"a revision is named, but {what} comes from another repository, {name!r}, which it does "
-        "not pin. Leave the revision out, or use a copy of everything as 'local-dir:PATH'."
-    )
 
 
 def _need_transformers() -> None:
@@ -279,10 +268,10 @@ def _build(found: _Found, model_name: str, pretrained: str | None) -> tuple[CLIP
         source = _settled(found.name, pretrained)
         path = source.path
     if found.repository is not None:
-        found.repository.first(_weight_files(""))
+        found.repository.first(weight_files())
     elif path is None and source.tag is not None:
         name, filename = os.path.split(get_pretrained_cfg(found.name, source.tag)["hf_hub"])
-        path = str(Repository(name).first(_weight_files(filename)))
+        path = str(Repository(name).first(weight_files(filename)))
     stated = {} if source.tag is None else settings(found.name, source.tag)
     wants_random = path is None and not _holds_weights(found)
     if wants_random:
@@ -318,14 +307,6 @@ def _settled(model_name: str, pretrained: str | None) -> Source:
     if source.path is None or source.tag is not None:
         return source
     return Source(tag_of_copy(model_name, source.path), source.path)
-
-
-def _weight_files(filename: str) -> list[str]:
-    """Name the files that may hold a repository's weights, the safe format first."""
-    if filename in ("", "open_clip_pytorch_model.bin"):
-        return ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    stem, kind = os.path.splitext(filename)
-    return [f"{stem}.safetensors", filename] if kind in (".bin", ".pth") else [filename]
 
 
 def _check_size(structure: nn.Module, model_name: str) -> None:
@@ -371,12 +352,10 @@ def _checkpoint_in(folder: Path) -> str | None:
 
 def _check_names(model_name: str, pretrained: str | None) -> None:
     if clean_name(model_name) not in open_clip.list_models():
-        known = ["tiny", *open_clip.list_models()]
-        near = difflib.get_close_matches(clean_name(model_name), known, n=3, cutoff=0.4)
+        instead = instead_of_name(model_name, ["tiny", *open_clip.list_models()])
         raise ValueError(
             f"model_name={model_name!r} is not known to open_clip {open_clip.__version__}; "
-            f"{_instead_of(model_name, near)}see open_clip.list_models(), or use 'local-dir:PATH' "
-            "or 'hf-hub:ID'."
+            f"{instead}see open_clip.list_models(), or use 'local-dir:PATH' or 'hf-hub:ID'."
         )
     tag, path = source_named(model_name, pretrained)
     if pretrained is None or (path is None and tag is not None):
@@ -387,47 +366,14 @@ def _check_names(model_name: str, pretrained: str | None) -> None:
     if path is None and os.path.isfile(after):
         raise ValueError(
             f"pretrained={pretrained!r}: {before!r} is no tag of {model_name!r}, whose tags are "
-            f"{_tags(model_name)}. Write TAG:PATH, or the path alone."
+            f"{tags_there_are(model_name)}. Write TAG:PATH, or the path alone."
         )
     if path or os.sep in pretrained or Path(pretrained).suffix in _CHECKPOINT_SUFFIXES:
-        raise FileNotFoundError(f"pretrained={pretrained!r}: there is no such file. {_THREE_WAYS}")
+        raise FileNotFoundError(f"pretrained={pretrained!r}: there is no such file. {THREE_WAYS}")
     raise ValueError(
         f"pretrained={pretrained!r} is neither a file nor a tag of {model_name!r}, whose tags are "
-        f"{_tags(model_name)}."
+        f"{tags_there_are(model_name)}."
     )
-
-
-def _tags(model_name: str) -> str:
-    return ", ".join(list_pretrained_tags_by_model(clean_name(model_name))) or "none"
-
-
-def _did_you_mean(near: list[str]) -> str:
-    return f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
-
-
-def _instead_of(model_name: str, near: list[str]) -> str:
-    """Say what to write instead of the name of a repository of the hub, or of a misspelt one."""
-    told = _as_tag(model_name)
-    misspelt = difflib.get_close_matches(clean_name(model_name), near, cutoff=0.8)
-    if not told and ("/" not in model_name or misspelt):
-        return _did_you_mean(near)
-    told = told or (
-        f"this looks like a repository of the hub: model_name='hf-hub:{model_name}' takes one that "
-        "has open_clip_config.json. "
-    )
-    return f"{told}Else "
-
-
-def _in_place_of(repository: str) -> str:
-    """Name a tag instead of a repository that has no open_clip_config.json."""
-    return _as_tag(repository) if repository.startswith("openai/") else ""
-
-
-def _as_tag(repository: str) -> str:
-    """Name open_clip's tag of a repository's weights, where it has one."""
-    tags = tags_of_repository(repository)
-    named = " or ".join(f"model_name={name!r}, pretrained={tag!r}" for name, tag in tags)
-    return f"open_clip has the weights of {repository!r} as {named}. " if named else ""
 
 
 def _check_local_dir(identifier: str, pretrained: str | None) -> None:
@@ -441,7 +387,7 @@ def _check_local_dir(identifier: str, pretrained: str | None) -> None:
     if pretrained is not None and _checkpoint_in(folder) is None:
         raise FileNotFoundError(
             f"model_name='local-dir:{identifier}': no weights (*.safetensors, *.bin, *.pth) beside "
-            f"open_clip_config.json. {_THREE_WAYS}"
+            f"open_clip_config.json. {THREE_WAYS}"
         )
 
 
@@ -452,8 +398,8 @@ def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
     try:
         yield
     except UnavailableError as error:
-        instead = _in_place_of(model_name.removeprefix("hf-hub:"))
-        raise FileNotFoundError(f"{asked}: {error} {instead}{_THREE_WAYS}") from None
+        instead = instead_of_repository(model_name.removeprefix("hf-hub:"))
+        raise FileNotFoundError(f"{asked}: {error} {instead}{THREE_WAYS}") from None
     except ImportError as error:
         raise ImportError(f"{asked}: {error}") from None
     except Exception as error:
@@ -475,32 +421,14 @@ def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
         if any(map(is_out_of_memory, causes(error))):
             raise
         asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
-        text = str(error)
-        if "TorchScript" in text or all(name in text for name in _BOOKKEEPING):
-            raise ValueError(_of_torchscript(asked, model_name, pretrained, text)) from None
+        advice = without_program(_checkpoint_file(model_name, pretrained), str(error))
+        if advice is not None:
+            raise ValueError(f"{asked}: {advice}") from None
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise ValueError(
             f"{asked}: the checkpoint or configuration is damaged, not made of plain weights, or "
             f"of another architecture ({reason})."
         ) from error
-
-
-def _of_torchscript(asked: str, model_name: str, pretrained: str | None, text: str) -> str:
-    """Say how to get plain weights out of an archive, or rid of what came out of it with them."""
-    old = _checkpoint_file(model_name, pretrained)
-    new = old.with_name(f"{old.stem}-weights.pt")
-    if "TorchScript" in text:
-        what = "is a TorchScript archive, which is a program and is not run here"
-        read = f"torch.jit.load({str(old)!r}, map_location='cpu').state_dict()"
-    else:
-        what = "holds three numbers of a TorchScript archive beside the weights"
-        read = f"torch.load({str(old)!r}, map_location='cpu')"
-    return (
-        f"{asked}: this file {what}. Take the weights out, once, on a machine where you trust it: "
-        f"`import torch; state = {read}; torch.save({{k: v for k, v in state.items() if k not in "
-        f"{_BOOKKEEPING}}}, {str(new)!r})`. Then pass the new file; for OpenAI's weights as "
-        "pretrained='openai:PATH', which has their activation."
-    )
 
 
 def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:

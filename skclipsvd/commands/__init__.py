@@ -14,10 +14,7 @@ from typing import Any
 from .._version import __version__
 
 # Commands that have parsers of their own; what follows them is handed on.
-_HANDED_ON = {
-    "experiments": ("skclipsvd.experiments.__main__", "The papers' experiments."),
-    "demo": ("skclipsvd.demo", "Adapt the built-in tiny CLIP to handwritten digits; a minute."),
-}
+_HANDED_ON = {"experiments": ("skclipsvd.experiments.__main__", "The papers' experiments.")}
 # Of the command line and of both estimators; what is not given keeps the estimator's default.
 _MODEL: dict[str, dict[str, Any]] = {
     "--model": dict(
@@ -64,12 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with 2, as argparse does.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and arguments[0] in _HANDED_ON:
-        module, _ = _HANDED_ON[arguments[0]]
-        return import_module(module).main(arguments[1:]) or 0
-    options = vars(_parser().parse_args(arguments))
-    run = import_module("skclipsvd.commands._run")
-    return run.run(options.pop("command"), options)
+    try:
+        if arguments and arguments[0] in _HANDED_ON:
+            module, _ = _HANDED_ON[arguments[0]]
+            return import_module(module).main(arguments[1:])
+        options = vars(_parser().parse_args(arguments))
+        run = _imported("skclipsvd.commands._run", quiet=options.get("quiet", False))
+        return run.run(options.pop("command"), options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _imported(module: str, *, quiet: bool = False) -> Any:
+    """Import what takes seconds, with a clock on the screen."""
+    progress = import_module("skclipsvd.progress")
+    with progress.shown(int(not quiet)), progress.phase("starting"):
+        return import_module(module)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_zero_shot(command("zero-shot", "Predict images by the words of classes alone."))
     for one in list(commands.choices.values()):
         one.add_argument("--quiet", action="store_true", help="show no progress")
+    _add_demo(command("demo", "Adapt the built-in tiny CLIP to handwritten digits; a minute."))
     info = command("info", "Say what is in a trained file.")
     info.add_argument("model", metavar="MODEL")
     _add(info, "backbone, where the file does not name one by itself", _MODEL)
@@ -135,6 +144,11 @@ def _add_zero_shot(parser: argparse.ArgumentParser) -> None:
     _add_table(parser)
     _add(parser, "model and prompts", _MODEL | _PROMPTS)
     _add(parser, "running", _RUNNING)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="demo.png", help="picture to write (default: demo.png)")
+    parser.add_argument("--seed", type=int, default=0, help="which 16 images per class are shown")
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:

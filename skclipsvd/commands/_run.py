@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
 
+from .. import demo
 from ..caching.files import replacing
 from ..classifiers import (
     BaseCLIPClassifier,
@@ -143,6 +144,12 @@ def _evaluate(options: _Options) -> None:
         Path(out).mkdir(parents=True, exist_ok=True)
     data = load_folder(options.pop("folder"), split=options.pop("split"))
     part = _part(data, options.pop("part") or "test")
+    if list(data.splits) == ["all"]:
+        print(
+            f"note: {data.name} has no part test/, so all of its images are tested on. If it was "
+            "trained on them, new images will come out worse.",
+            file=sys.stderr,
+        )
     clf = _load(options)
     _check_labels(part.labels, clf.classes_, data.name)
     names = [str(label) for label in clf.classes_]
@@ -196,10 +203,9 @@ def _check_labels(labels: NDArray, classes: NDArray, name: str) -> None:
 
 def _info(options: _Options) -> None:
     clf = load_adapter(options["model"], options["model_name"], options["pretrained"])
-    lines = {"classifier": type(clf).__name__}
-    lines |= {
-        "backbone": f"{clf.model_name}, {clf.pretrained}" if clf.pretrained else clf.model_name
-    }
+    brings_its_weights = clf.model_name == "tiny" or ":" in clf.model_name
+    tag = "" if brings_its_weights or not clf.pretrained else f", {clf.pretrained}"
+    lines = {"classifier": type(clf).__name__, "backbone": f"{clf.model_name}{tag}"}
     lines |= {"classes": ", ".join(map(str, clf.classes_))}
     lines |= {name: str(getattr(clf, name)) for name in ("templates", "class_names")}
     shown = ("n_iter_", "lr_", "best_validation_score_", "n_parameters_tuned_", "n_parameters_")
@@ -266,10 +272,15 @@ def _write_csv(file: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)  # no "nan"
 
 
+def _demo(options: _Options) -> None:
+    demo.run(**options)
+
+
 _COMMANDS: Mapping[str, Callable[[_Options], None]] = {
     "train": _train,
     "predict": _predict,
     "evaluate": _evaluate,
     "zero-shot": _zero_shot,
     "info": _info,
+    "demo": _demo,
 }

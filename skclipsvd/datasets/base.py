@@ -95,6 +95,13 @@ class Dataset:
         The parts, such as "train", "val" and "test".
     template : str
         The sentence that describes an image, with ``{}`` for the class name.
+
+    Examples
+    --------
+    >>> from skclipsvd.experiments import open_data
+    >>> digits = open_data("digits")
+    >>> digits.class_names[:3], digits.splits["all"].labels.shape
+    (('eight', 'five', 'four'), (1797,))
     """
 
     name: str

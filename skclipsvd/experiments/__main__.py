@@ -1,35 +1,22 @@
 """The papers' experiments as a command: ``python -m skclipsvd.experiments few-shot --help``."""
 
+# Nothing heavy: what is typed is checked, and --help answered, before torch is imported.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-from ..datasets import Dataset
-from . import (
-    METHODS,
-    base_to_novel,
-    cross_dataset,
-    domain_generalisation,
-    few_shot,
-    open_data,
-    open_folder,
-    plot_shots,
-    read_results,
-    settings,
-    tables,
-)
-from .results import Row, holds_results
+from ..progress import phase, shown
+from . import settings
 
-_PROTOCOLS: dict[str, Callable[..., list[Row]]] = {
-    "few-shot": few_shot,
-    "base-to-novel": base_to_novel,
-    "cross-dataset": cross_dataset,
-    "domain-generalisation": domain_generalisation,
+_PROTOCOLS = {
+    "few-shot": "Train on K images per class, and test on the same classes.",
+    "base-to-novel": "Train on the first half of the classes, and test on each half by itself.",
+    "cross-dataset": "Train on one data set, and test on others, with their own classes.",
+    "domain-generalisation": "Train on one data set, and test on the same classes in other images.",
 }
 _OTHERS = {
     "cross-dataset": tuple(name for name in settings.NATURAL if name != "imagenet"),
@@ -74,78 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    with shown(1), phase("starting"):
+        work = import_module("skclipsvd.experiments._work")
     try:
         if command == "table":
-            _tabulate(**options)
+            work.tabulate(**options)
         else:
-            _run(command, options)
+            work.run(command, options)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _run(protocol: str, options: dict[str, Any]) -> None:
-    data = _open(options, "data", "folder")
-    others = _open(options, "test", "test_folder")
-    for name in ("root", "split", "class_names"):
-        options.pop(name)
-    options = {name: value for name, value in options.items() if value is not None}
-    rows = []
-    for dataset in data:
-        given = (dataset, others) if protocol in _OTHERS else (dataset,)
-        rows += _PROTOCOLS[protocol](*given, verbose=1, **options)
-    print(tables(rows), end="")
-
-
-def _open(options: dict[str, Any], names: str, folders: str) -> list[Dataset]:
-    """Find all data sets before anything is trained on one of them."""
-    class_names = options["class_names"] and json.loads(
-        Path(options["class_names"]).read_text(encoding="utf-8")
-    )
-    named, paths = options.pop(names, None) or [], options.pop(folders, None) or []
-    if paths and names == "test":
-        named = []  # instead of those that are tested on by default
-    found = [open_data(name, options["root"]) for name in named]
-    split = options["split"] if names == "data" else None
-    return found + [open_folder(p, split=split, class_names=class_names) for p in paths]
-
-
-def _tabulate(results: str, out: str | None, plot: str | None) -> None:
-    for option, file in (("--out", out), ("--plot", plot)):
-        if file is not None:
-            _check_may_replace(option, file, results)
-    if out is not None and plot is not None and _same_file(out, plot):
-        raise ValueError(f"--out and --plot are both {out}; name two files.")
-    rows = read_results(results)
-    text = tables(rows)
-    if out is None:
-        print(text, end="")
-    else:
-        Path(out).write_text(text, encoding="utf-8")
-    if plot is not None:
-        plot_shots(rows).savefig(plot, dpi=150)
-
-
-def _check_may_replace(option: str, file: str, results: str) -> None:
-    if _same_file(file, results) or holds_results(Path(file)):
-        raise ValueError(f"{option} {file} would overwrite results; name another file.")
-    if not Path(file).absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"{option} {file}: the folder {Path(file).absolute().parent} does not exist; create "
-            "it, or name another file."
-        )
-
-
-def _same_file(one: str, other: str) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m skclipsvd.experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for protocol, function in _PROTOCOLS.items():
-        summary = (function.__doc__ or "").splitlines()[0]
+    for protocol, summary in _PROTOCOLS.items():
         _add_options(commands.add_parser(protocol, help=summary, description=summary), protocol)
     table = commands.add_parser("table", help="Put results into Markdown tables and a plot.")
     table.add_argument("results", metavar="RESULTS.csv")
@@ -166,7 +98,7 @@ def _add_options(parser: argparse.ArgumentParser, protocol: str) -> None:
     add("--root", metavar="PATH", help="the folder with the folders of the published sets")
     add("--split", metavar="FILE", help="a .json or .csv list of the images in --folder")
     add("--class-names", metavar="FILE", help='JSON, {"folder": "words for prompts", ...}')
-    add("--methods", nargs="+", metavar="METHOD", help=", ".join(METHODS))
+    add("--methods", nargs="+", metavar="METHOD", help=", ".join(settings.METHODS))
     add("--shots", nargs="+", type=int, metavar="K")
     add("--seeds", nargs="+", type=int, metavar="SEED")
     add("--setting", choices=settings.SETTINGS)

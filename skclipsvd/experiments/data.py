@@ -179,6 +179,7 @@ def open_data(name: str, root: str | os.PathLike | None = None) -> Dataset:
     Returns
     -------
     data : skclipsvd.datasets.Dataset
+        Its parts, with the paths and labels of their images.
 
     Raises
     ------
@@ -220,6 +221,7 @@ def open_folder(
     Returns
     -------
     data : skclipsvd.datasets.Dataset
+        Its parts, with the paths and labels of their images.
 
     Raises
     ------

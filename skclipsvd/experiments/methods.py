@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from ..classifiers import (
+    MACHINE_PARAMETERS,
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
@@ -128,19 +129,8 @@ METHODS = {
 }
 
 _LENGTHS = ("epochs", "max_steps", "steps_per_shot")
-# Where and how loudly a method runs; the rest decides what comes out.
-_NO_SETTING = frozenset(
-    {
-        "device",
-        "n_jobs",
-        "verbose",
-        "checkpoint_dir",
-        "random_state",
-        "class_names",
-        "model_name",
-        "pretrained",
-    }
-)
+# Where and how loudly a method runs, and what a result names beside its setting.
+_NO_SETTING = MACHINE_PARAMETERS | {"random_state", "class_names", "model_name", "pretrained"}
 
 
 def make_estimator(

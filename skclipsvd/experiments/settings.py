@@ -42,6 +42,8 @@ BIOMEDICAL = (
     "octmnist",
     "retina",
 )
+# Names of `skclipsvd.experiments.METHODS`, for those who only ask what there is.
+METHODS = ("zero-shot", "linear-probe", "lora", "svd", "two-stage-lora", "two-stage-svd")
 IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 # The papers' backbones, as open_clip names them.

@@ -97,6 +97,23 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         self : TwoStageClassifier
+            This object, fitted.
+
+        Raises
+        ------
+        Exception
+            What the `fit` of `classifier` raises.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.experiments import TwoStageClassifier
+        >>> paths, labels = load_handwritten_digits()
+        >>> first = CLIPSVDClassifier("tiny", max_steps=5, lr=0.02, augment=False, random_state=0)
+        >>> clf = TwoStageClassifier(first).fit(paths[:40], labels[:40])
+        >>> clf.head_.coef_.shape
+        (10, 128)
         """
         budget = self.classifier.n_steps_for(len(np.asarray(y)))
         first = round(self.share * budget)
@@ -124,7 +141,27 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        scores : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+        scores : float64 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+            Columns in the order of `classes_`; for two classes the second one's minus the first
+            one's.
+
+        Raises
+        ------
+        NotFittedError
+            It is not fitted.
+        FileNotFoundError, TypeError, ValueError
+            As for `CLIPSVDClassifier.predict`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.experiments import TwoStageClassifier
+        >>> paths, labels = load_handwritten_digits()
+        >>> first = CLIPSVDClassifier("tiny", max_steps=5, lr=0.02, augment=False, random_state=0)
+        >>> clf = TwoStageClassifier(first).fit(paths[:40], labels[:40])
+        >>> clf.decision_function(paths[40:42]).shape
+        (2, 10)
         """
         check_is_fitted(self)
         return self.head_.decision_function(self.classifier_.transform(X))
@@ -140,6 +177,25 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         labels : ndarray of shape (n_images,)
+            Entries of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            It is not fitted.
+        FileNotFoundError, TypeError, ValueError
+            As for `CLIPSVDClassifier.predict`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.experiments import TwoStageClassifier
+        >>> paths, labels = load_handwritten_digits()
+        >>> first = CLIPSVDClassifier("tiny", max_steps=5, lr=0.02, augment=False, random_state=0)
+        >>> clf = TwoStageClassifier(first).fit(paths[:40], labels[:40])
+        >>> clf.predict(paths[40:42]).shape
+        (2,)
         """
         check_is_fitted(self)
         return self.head_.predict(self.classifier_.transform(X))
@@ -161,6 +217,24 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         -------
         classifier : fitted classifier
             Of the type of `classifier_`.
+
+        Raises
+        ------
+        NotFittedError
+            It is not fitted.
+        ValueError
+            As for `CLIPSVDClassifier.with_classes`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.experiments import TwoStageClassifier
+        >>> paths, labels = load_handwritten_digits()
+        >>> first = CLIPSVDClassifier("tiny", max_steps=5, lr=0.02, augment=False, random_state=0)
+        >>> clf = TwoStageClassifier(first).fit(paths[:40], labels[:40])
+        >>> clf.with_classes(["square", "circle"]).classes_.tolist()
+        ['circle', 'square']
         """
         check_is_fitted(self)
         return self.classifier_.with_classes(classes, templates=templates)

@@ -6,7 +6,6 @@ import math
 import os
 import stat
 import threading
-import warnings
 from functools import cache
 from io import BytesIO
 from typing import BinaryIO
@@ -14,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..exceptions import BitDepthWarning
+from ..exceptions import BitDepthWarning, warn
 from ..forks import in_forked_children
 from .items import Item, opened
 
@@ -203,12 +202,11 @@ def _integers_to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("integer pixels outside 0..65535; convert to 8 or 16 bits first")
     top = next(top for top in (255, 4095, 65535) if largest <= top)
     if 0 < largest <= 4095:
-        warnings.warn(
+        warn(
             f"Greyscale pixels in 16 or 32 bits that never exceed {top} are shown as {top} = "
             "white, file by file. Where a data set also has brighter files, scale all of them to "
             "uint8 in one way first.",
             BitDepthWarning,
-            stacklevel=2,
         )
     return Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8)).convert("RGB")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..labels import is_missing
+from ..labels import is_missing, plain
 from .stored import Indexed, Stored, stored_images
 
 _NAMED_AT_MOST = 10
@@ -144,6 +144,7 @@ def opened(item: Item) -> str | bytes | Image.Image | NDArray[np.uint8]:
 def _as_item(index: int, item: Any) -> Item:
     if isinstance(item, Stored):
         return item
+    item = plain(item)
     if hasattr(item, "as_py"):  # pyarrow's scalars, as scikit-learn < 1.8 indexes its arrays
         item = item.as_py()
     if isinstance(item, os.PathLike):
@@ -249,6 +250,7 @@ def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
 
 def short(item: Any) -> str:
     """Name an image in a message."""
+    item = plain(item)
     if isinstance(item, bytes):
         return f"<{len(item)} bytes>"
     if isinstance(item, Image.Image):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..forks import in_forked_children
+from ..progress import one_bar
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -168,13 +169,14 @@ def answered_in_parts(
     """
     answers: list[NDArray[Number]] = []
     done = 0
-    while (images := [image_of(record) for record in islice(X, size)]) or not answers:
-        try:
-            answers.append(answer(images))
-        except (TypeError, ValueError, OSError) as error:
-            if done:
-                error.add_note(f"X is a stream: its rows are counted from image {done} on.")
-            raise
-        done += len(images)
-        del images  # before the next ones are read
+    with one_bar("embedding", None, "image"):
+        while (images := [image_of(record) for record in islice(X, size)]) or not answers:
+            try:
+                answers.append(answer(images))
+            except (TypeError, ValueError, OSError) as error:
+                if done:
+                    error.add_note(f"X is a stream: its rows are counted from image {done} on.")
+                raise
+            done += len(images)
+            del images  # before the next ones are read
     return np.concatenate(answers)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
 from ..adaptation import find_targets
 from ..adaptation.factors import decompose
 from ..adaptation.heads import compare_heads, relative_change
 from ..adaptation.targets import TOWERS
 from ..classifiers import CLIPSVDClassifier, TrainedCLIPClassifier, frozen_and_adapted
+from ..clip import Backbone
 from ..frames import Table, table
 
 
@@ -135,10 +137,23 @@ def ranked_heads(clf: TrainedCLIPClassifier, tower: str | None) -> list[dict]:
     """Compute the rows of `head_changes`."""
     if tower not in (None, *TOWERS):
         raise ValueError(f"tower={tower!r}: choose 'image', 'text' or None for both.")
+    backbone, adapted = frozen_and_tuned(clf)
+    return compare_heads(backbone.model, adapted, tower)
+
+
+def frozen_and_tuned(clf: TrainedCLIPClassifier) -> tuple[Backbone, nn.Module]:
+    """Return what `frozen_and_adapted` does, of a classifier that changes weights.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    NotFittedError, ValueError
+        As there.
+    """
     if not isinstance(clf, TrainedCLIPClassifier):
         raise TypeError(
             f"clf is a {type(clf).__name__}, which changes no weights; pass a fitted "
             "CLIPSVDClassifier or CLIPLoRAClassifier."
         )
-    backbone, adapted = frozen_and_adapted(clf)
-    return compare_heads(backbone.model, adapted, tower)
+    return frozen_and_adapted(clf)

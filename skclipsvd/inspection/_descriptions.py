@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..adaptation.heads import compare_heads
-from ..classifiers import TrainedCLIPClassifier, frozen_and_adapted
+from ..classifiers import TrainedCLIPClassifier
 from ..clip import Backbone
 from ..frames import Table, table
 from ..images import Images, Item, as_items, check_exist, decoding_threads, iterate, normalise
+from ._changes import frozen_and_tuned
 from .contributions import Tower, leading_directions, split, splittable_image_tower
 from .phrases import as_concepts, embed_phrases
 from .pursuit import centred_units, describe_direction, text_span
@@ -142,12 +143,7 @@ def _items(X: Images | None, n_directions: int | None) -> list[Item] | None:
 
 
 def _changed_heads(clf: TrainedCLIPClassifier, n_heads: int) -> tuple[list[dict], Backbone, Tower]:
-    if not isinstance(clf, TrainedCLIPClassifier):
-        raise TypeError(
-            f"clf is a {type(clf).__name__}, which changes no weights; pass a fitted "
-            "CLIPSVDClassifier or CLIPLoRAClassifier."
-        )
-    backbone, adapted = frozen_and_adapted(clf)
+    backbone, adapted = frozen_and_tuned(clf)
     tower = splittable_image_tower(replace(backbone, model=adapted).skeleton())
     changed = [h for h in compare_heads(backbone.model, adapted, "image") if h["change"] > 0]
     if not changed:

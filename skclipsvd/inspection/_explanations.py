@@ -59,6 +59,20 @@ class Explanation:
     heat_map_rest : float32 ndarray of shape (n_classes,)
         What no patch has a part in: MLPs, biases, the input embedding, what heads read from the
         class token, and the logit bias. With the sum of `heat_map` it is `scores_after`.
+
+    See Also
+    --------
+    explain_prediction : Makes one.
+
+    Examples
+    --------
+    >>> from skclipsvd import CLIPZeroShotClassifier
+    >>> from skclipsvd.datasets import load_handwritten_digits
+    >>> from skclipsvd.inspection import explain_prediction
+    >>> paths, labels = load_handwritten_digits()
+    >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+    >>> str(explain_prediction(clf, paths[0]).prediction)
+    'zero'
     """
 
     classes: NDArray
@@ -93,6 +107,18 @@ class Explanation:
         ------
         ValueError
             Not one of the classes.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import explain_prediction
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+        >>> explanation = explain_prediction(clf, paths[0])
+        >>> ranked = explanation.table("zero")
+        >>> float(ranked["change"].abs().max())  # zero-shot nothing changes
+        0.0
         """
         column = self.index(label)
         change = self.changes[:, column]
@@ -103,12 +129,33 @@ class Explanation:
         return ranked.iloc[order].reset_index(drop=True)
 
     def index(self, label: Any = None) -> int:
-        """Find the column of a label, of the prediction where None.
+        """Find the column of a label.
+
+        Parameters
+        ----------
+        label : object, optional
+            One of `classes`; the prediction where None.
+
+        Returns
+        -------
+        column : int
+            Its place in `classes`, and the column in `changes`.
 
         Raises
         ------
         ValueError
             Not one of the classes.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import explain_prediction
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+        >>> explanation = explain_prediction(clf, paths[0])
+        >>> clf.classes_.tolist().index("zero") == explanation.index()
+        True
         """
         if label is None:
             return int(self.scores_after.argmax())

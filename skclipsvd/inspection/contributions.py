@@ -181,7 +181,7 @@ def cut_to_longest_prompt(model: CLIPModel, tower: Tower, tokens: Tensor) -> Ten
     tokens : int64 Tensor of shape (n_prompts, length)
         All of them where the tower is not causal.
     """
-    text, _, _ = text_parts(model)
+    text = towers.text_tower(model)
     if not towers.is_causal(text.attn_mask):
         return tokens
     length = int(tower.pooled(tokens).max()) + 1

@@ -1,6 +1,6 @@
 """The one loop, and the training forms of both towers."""
 
-from .automatic import LEARNT_LOSS, automatic_lr, automatic_steps
+from .automatic import LEARNT_LOSS, STARTING_IMAGES, automatic_lr, automatic_steps, starting_loss
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
 from .checkpoint import Checkpoint, checked_folder
 from .early_stopping import EarlyStopping
@@ -11,6 +11,7 @@ from .task import Recipe, Task, steps_per_epoch
 
 __all__ = [
     "LEARNT_LOSS",
+    "STARTING_IMAGES",
     "CallbackSupportMixin",
     "Checkpoint",
     "EarlyStopping",
@@ -18,11 +19,12 @@ __all__ = [
     "FitMonitor",
     "Recipe",
     "Task",
+    "TrainingState",
     "automatic_lr",
     "automatic_steps",
-    "TrainingState",
     "checked_folder",
     "learning_rate",
+    "starting_loss",
     "steps_per_epoch",
     "train",
     "with_callbacks",

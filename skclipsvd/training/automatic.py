@@ -8,7 +8,17 @@ knew; between them lies a wide range.
 
 from __future__ import annotations
 
-from .task import steps_per_epoch
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..clip import autocast, unit_image_features
+from ..images import normalise
+from .task import Task, steps_per_epoch
 
 # What 40 images take in 20 passes, as batches of 32; fewer images need as many.
 _STEPS_AT_LEAST = 40
@@ -18,6 +28,11 @@ _STEPS_IN_GENERAL = 200
 _EPOCHS_AT_LEAST = 5
 # The rate for one image per class, and how it grows with their number, up to 16.
 _LR, _GROWTH, _SHOTS_AT_MOST = 0.03, 0.25, 16
+# What a backbone knows already is to be moved less: from half the loss of a guess on the rate is
+# that above, and below in proportion, down to a third.
+_LOSS_OF_A_FULL_RATE, _RATE_AT_LEAST = 0.5, 1 / 3
+# The loss of a sample says it: as many images, evenly spread, as a step has, without a way back.
+STARTING_IMAGES, _AT_A_TIME = 32, 8
 # Below this mean loss of an epoch, going on changes what is right already: it saves time, and what
 # a backbone knew that needs little training.
 LEARNT_LOSS = 0.1
@@ -42,7 +57,7 @@ def automatic_steps(n_images: int, batch_size: int) -> int:
     return max(_STEPS_AT_LEAST, usual, _EPOCHS_AT_LEAST * per_epoch)
 
 
-def automatic_lr(n_steps: int, shots: float, reach: float) -> float:
+def automatic_lr(n_steps: int, shots: float, reach: float, starting_loss: float = 1.0) -> float:
     """Choose the learning rate of the first step.
 
     Parameters
@@ -53,10 +68,55 @@ def automatic_lr(n_steps: int, shots: float, reach: float) -> float:
         Images per class, their mean.
     reach : float
         By how much singular values change where every trained number changes by 1.
+    starting_loss : float, default=1.0
+        Mean cross-entropy of training images before the first step, in units of a guess's,
+        ``log(n_classes)``.
 
     Returns
     -------
     lr : float
     """
     lr = _LR * min(max(shots, 1.0), _SHOTS_AT_MOST) ** _GROWTH
-    return min(lr, _TRAVEL_AT_MOST / max(n_steps, 1)) / reach
+    ignorance = min(max(starting_loss / _LOSS_OF_A_FULL_RATE, _RATE_AT_LEAST), 1.0)
+    return ignorance * min(lr, _TRAVEL_AT_MOST / max(n_steps, 1)) / reach
+
+
+def starting_loss(
+    task: Task,
+    model: nn.Module,
+    text: Tensor,
+    dtype: torch.dtype,
+    some_are_done: Callable[[int], object],
+) -> float:
+    """Measure how much there is to learn.
+
+    Parameters
+    ----------
+    task : Task
+        What to learn.
+    model : torch.nn.Module
+        What a fit starts from.
+    text : float32 Tensor of shape (n_classes, n_features)
+        Its class texts.
+    dtype : torch.dtype
+        Of the matrix products.
+    some_are_done : callable
+        Told how many images are done.
+
+    Returns
+    -------
+    loss : float
+        Mean cross-entropy of training images as the model sees them when it predicts, over
+        ``log(n_classes)``: 1 is what a guess has.
+    """
+    n_images = len(task.labels)
+    rows = np.linspace(0, n_images - 1, min(n_images, STARTING_IMAGES)).astype(int)
+    total = 0.0
+    for some in np.array_split(rows, -(-len(rows) // _AT_A_TIME)):
+        with torch.inference_mode(), autocast(task.backbone.device, dtype):
+            pixels = normalise(task.views(some), task.backbone.preprocess, task.backbone.device)
+            scores = task.logit_scale * unit_image_features(model, pixels).float() @ text.T
+        labels = torch.from_numpy(task.labels[some]).to(scores.device)
+        total += float(F.cross_entropy(scores.float(), labels, reduction="sum"))
+        some_are_done(len(some))
+    return total / len(rows) / math.log(len(text))

@@ -125,9 +125,7 @@ class Checkpoint:
             yield
         except KeyboardInterrupt as error:
             if self.path.exists():
-                message = INTERRUPTED.format(self.path)
-                note("%s", message)
-                error.args = (message,)
+                error.args = (INTERRUPTED.format(self.path),)
             raise
 
     def _read(self) -> Snapshot | None:
@@ -167,12 +165,9 @@ def checked_folder(checkpoint_dir: str | os.PathLike[str]) -> Path:
 
 def random_state_as_json(rng: np.random.RandomState) -> dict[str, Any]:
     """Return a generator's state as `RandomState.set_state` takes it, of what JSON can hold."""
-    plain: dict[str, Any] = json.loads(json.dumps(rng.get_state(legacy=False), default=_plain))
+    state = json.dumps(rng.get_state(legacy=False), default=np.ndarray.tolist)
+    plain: dict[str, Any] = json.loads(state)
     return plain
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist()
 
 
 def _snapshot(path: Path, identity: str) -> Snapshot:

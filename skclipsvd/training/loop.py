@@ -155,7 +155,7 @@ def _told(state: TrainingState, recipe: Recipe) -> Iterator[_Told]:
     done, n_images = len(state.losses), min(recipe.batch_size, len(state.order))
     what = f"training {recipe.n_steps} steps of {n_images} images, lr {recipe.lr:.3g}"
     with phase(what, recipe.n_steps, "step", done=done, keep=True) as bar:
-        told = _Told(bar, recipe.n_steps)
+        told = _Told(bar, recipe)
         yield told
         bar.result = told.summary(state)
 
@@ -163,8 +163,11 @@ def _told(state: TrainingState, recipe: Recipe) -> Iterator[_Told]:
 class _Told:
     """The bar of a training, and the lines that it says on its way."""
 
-    def __init__(self, bar: Bar, n_steps: int):
-        self.bar, self.n_steps = bar, n_steps
+    def __init__(self, bar: Bar, recipe: Recipe):
+        self.bar, self.n_steps = bar, recipe.n_steps
+        self.or_sooner = f", or less if the loss falls below {recipe.learnt_loss:g} before"
+        if not recipe.learnt_loss:
+            self.or_sooner = ""
         self.n_taken, self.since = 0, 0.0
 
     def step_taken(self, state: TrainingState) -> None:
@@ -177,7 +180,8 @@ class _Told:
         left = self.n_steps - len(state.losses)
         if self.n_taken == 1 + _STEPS_TIMED and left:
             each = (time.perf_counter() - self.since) / _STEPS_TIMED
-            note("the other %d steps will take about %s", left, seconds(each * left))
+            time_left = seconds(each * left) + self.or_sooner
+            note("the other %d steps will take about %s", left, time_left)
 
     def epoch_ended(self, state: TrainingState) -> None:
         """Say what came of an epoch."""

@@ -174,7 +174,7 @@ def _form(model: CLIPModel, tokens: Tensor, adaptation: Adaptation) -> TextEncod
     if hasattr(tower, "config"):
         cut = _masked_length(tower, tokens) is not None
         return CutTextEncoder(model) if cut else TextEncoder(model)
-    find_ends = end_finder(model, tower)
+    find_ends = end_finder(model)
     if find_ends is None:
         return TextEncoder(model)
     transformer = tower.transformer

@@ -413,3 +413,21 @@ def test_messages_print_labels_as_the_user_writes_them(small_model, photographs)
         with pytest.raises(ValueError, match="'dress'") as caught:
             attempt()
         assert "str_" not in str(caught.value)
+
+
+def test_messages_print_paths_as_the_user_writes_them(small_model, photographs):
+    """Of a list that was made of an array, such as ``[*paths, another]``."""
+    paths, labels = photographs
+    clf = zero_shot(small_model).fit(None, ["a", "b"])
+    attempts = {
+        "FileNotFoundError": lambda: clf.predict([np.str_("gone.jpg")]),
+        "ValueError": lambda: clf.predict(np.str_("gone.jpg")),
+        "ConflictingLabelsWarning": lambda: CLIPSVDClassifier(
+            small_model, max_steps=0, augment=False
+        ).fit([*np.array(paths), np.str_(paths[0])], [*labels, labels[-1]]),
+    }
+    for kind, attempt in attempts.items():
+        with pytest.raises(Exception, match=r"gone\.jpg|occur with different") as caught:
+            attempt()
+        assert type(caught.value).__name__ == kind
+        assert "str_(" not in str(caught.value)

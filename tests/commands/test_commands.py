@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,13 @@ def test_evaluate_refuses_other_classes(tree, model, tmp_path, capsys):
     assert "the class 'nought'" in capsys.readouterr().err
 
 
+def test_evaluate_says_that_a_folder_without_parts_was_perhaps_trained_on(tree, model, capsys):
+    assert main(["evaluate", str(model), str(tree / "test"), "--quiet"]) == 0
+    assert "test has no part test/, so all of its images are tested on" in capsys.readouterr().err
+    assert main(["evaluate", str(model), str(tree), "--quiet"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_zero_shot(tree, tmp_path):
     out = tmp_path / "zero-shot.csv"
     command = ["zero-shot", str(tree / "test"), "--classes", *NAMES, "--model", "tiny"]
@@ -172,6 +180,7 @@ def test_info(model, capsys):
     assert main(["info", str(model)]) == 0
     printed = capsys.readouterr().out
     assert "CLIPSVDClassifier" in printed
+    assert re.search(r"^backbone +tiny$", printed, re.MULTILINE)
     assert "one, seven, zero" in printed
 
 
@@ -201,22 +210,43 @@ def test_errors_come_in_one_line(arguments, message, tree, model, tmp_path, monk
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("predict", "--top-k"), ("demo", "--seed"), ("experiments few-shot", "--shots")],
+)
+def test_help_imports_nothing_heavy(command, option):
     code = (
         "import sys; from skclipsvd.commands import main\n"
-        "try: main(['predict', '--help'])\n"
+        f"try: main({[*command.split(), '--help']})\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print({'torch', 'sklearn', 'numpy', 'open_clip', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
-    assert "--top-k" in done.stdout
+    assert option in done.stdout
 
 
 def test_as_a_module():
     command = [sys.executable, "-m", "skclipsvd", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == skclipsvd.__version__
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can send another one Ctrl-C")
+def test_it_says_at_once_that_it_starts(model, tree):
+    """Torch and open_clip take seconds to import: neither silence nor a traceback after Ctrl-C."""
+    image = str(tree / "test" / "one" / "15.png")
+    command = [sys.executable, "-m", "skclipsvd", "predict", str(model), image]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        first = process.stderr.readline().decode()
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate()
+    assert first == "[skclipsvd] starting ...\n"
+    # Inside `exec`, Python itself ends with the signal, which shells show as 130, too.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "interrupted" in said.decode().splitlines()
+    assert "Traceback" not in said.decode()
+    assert not printed
 
 
 def test_others_are_handed_on(capsys):

@@ -86,6 +86,10 @@ def _copy(source, target):
 # --- the protocols
 
 
+def test_the_command_knows_every_method():
+    assert tuple(METHODS) == settings.METHODS
+
+
 def test_few_shot_with_every_method(root, tmp_path):
     data = load("dtd", root)
     out = tmp_path / "results.csv"

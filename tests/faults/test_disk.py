@@ -10,6 +10,8 @@ FAULTS = ["full", "nearly_full", "read_only"]
 CANNOT_WRITE = r"No space left|File too large|Read-only|Permission denied"
 
 
+# Old versions of NumPy leave a file that they could not finish to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ZipFile.__del__")
 @pytest.mark.parametrize("fault", [*FAULTS, "a_file"])
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(cold_fit, disk, fault):
     with disk.fault(fault):

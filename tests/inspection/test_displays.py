@@ -186,6 +186,8 @@ def test_fit_curve_has_a_range_that_misleads_nobody():
     loss, scores = (ax.get_ylim() for ax in display.ax_)
     assert loss[0] == 0
     assert 2 < loss[1] < 10  # one step out of order does not flatten the others
+    losses = [2.5, 1.0, *[0.001] * 98]
+    assert FitCurveDisplay(losses).plot().ax_[0].get_ylim()[1] > 2.5  # where it began is seen
     assert scores[1] - scores[0] >= 10
     assert scores[0] < 80 < 81 < scores[1]
     assert FitCurveDisplay([0.5, 2.0]).plot().ax_[0].get_ylim()[1] == pytest.approx(2.1)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
-from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
+from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.experiments import TwoStageClassifier
 from skclipsvd.persistence import load_adapter
 from skclipsvd.training import LEARNT_LOSS, automatic_lr, automatic_steps
@@ -45,6 +46,9 @@ def test_the_rule_gives_these_numbers():
     assert automatic_lr(40, 16, 2.0) == pytest.approx(0.03)
     assert automatic_lr(200, 16, 1.0) == pytest.approx(0.03)
     assert automatic_lr(0, 1, 1.0) == pytest.approx(0.03)
+    # The less there is to learn, the slower, down to a third.
+    rates = [automatic_lr(40, 1, 1.0, loss) for loss in (0.0, 0.1, 0.25, 0.5, 2.0)]
+    assert rates == pytest.approx([0.01, 0.01, 0.015, 0.03, 0.03])
 
 
 # --- the estimators
@@ -69,7 +73,9 @@ def test_a_fit_that_is_told_nothing_says_what_it_took(kind, photographs):
     reach = 1.0 if kind is CLIPSVDClassifier else 0.5**0.5 * (128 / 3) ** 0.5
     assert clf.n_steps_ == n_steps
     assert clf.n_iter_ <= n_steps
-    assert clf.lr_ == pytest.approx(automatic_lr(n_steps, 10, reach))
+    zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels)
+    loss = log_loss(labels, zero_shot.predict_proba(paths)) / np.log(2)
+    assert clf.lr_ == pytest.approx(automatic_lr(n_steps, 10, reach, loss), rel=1e-4)
     assert clf.lr == "auto"
     assert f"learning rate {clf.lr_:.3g}" in clf._repr_html_()
     assert clf.score(paths, labels) == 1.0
@@ -152,6 +158,25 @@ def test_warm_start_takes_the_same_rule_again(small_model, photographs):
     second = clf.fit(*photographs)
     assert second.lr_ == lr
     assert second.loss_curve_[0] < loss
+
+
+def test_what_is_known_already_is_moved_less(digits):
+    paths, labels = digits[0][:96], digits[1][:96]
+    clf = CLIPSVDClassifier("tiny", augment=False, warm_start=True, random_state=0)
+    zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels)
+    rows = np.linspace(0, 95, 32).astype(int)
+    chances = zero_shot.predict_proba(paths[rows])
+    loss = log_loss(labels[rows], chances, labels=zero_shot.classes_) / np.log(10)
+    n_steps = automatic_steps(96, 32)
+    assert loss < 1 / 6  # the tiny model knows digits
+    assert clf.fit(paths, labels).lr_ == pytest.approx(automatic_lr(n_steps, 9.6, 1.0, loss))
+    # Told wrong words, it has everything to learn; having learnt them, little.
+    names = np.unique(labels)
+    turned = dict(zip(names, np.roll(names, 1), strict=True))
+    clf.set_params(class_names=turned, warm_start=False).fit(paths, labels)
+    assert clf.lr_ == pytest.approx(automatic_lr(n_steps, 9.6, 1.0, 1.0))
+    again = clf.set_params(warm_start=True).fit(paths, labels)
+    assert again.lr_ == pytest.approx(automatic_lr(n_steps, 9.6, 1.0, 0.0))
 
 
 def test_two_stages_divide_the_automatic_budget(small_model, photographs):

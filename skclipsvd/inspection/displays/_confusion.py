@@ -85,11 +85,21 @@ class ConfusionDisplay:
         Returns
         -------
         display : ConfusionDisplay
+            Drawn.
 
         Raises
         ------
         ImportError
             There is no matplotlib.
+        ValueError
+            Lengths that do not agree, or `labels` none of which occurs.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import ConfusionDisplay
+        >>> truth, predicted = ["cat", "dog", "dog"], ["cat", "cat", "dog"]
+        >>> ConfusionDisplay.from_predictions(truth, predicted).ax_.get_xlabel()
+        'predicted'
         """
         pyplot(cls)
         shown = unique_labels(y_true, y_pred).tolist() if labels is None else list(labels)
@@ -105,7 +115,20 @@ class ConfusionDisplay:
 
         Returns
         -------
-        self
+        self : ConfusionDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import ConfusionDisplay
+        >>> display = ConfusionDisplay([[1, 0], [1, 1]], ["cat", "dog"]).plot()
+        >>> [label.get_text() for label in display.ax_.get_yticklabels()]
+        ['cat', 'dog']
         """
         names = [short(label) for label in self.display_labels]
         cell = _CELL if len(names) <= _WRITTEN_AT_MOST else _SMALL_CELL

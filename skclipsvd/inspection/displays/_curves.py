@@ -86,6 +86,7 @@ class FitCurveDisplay:
         Returns
         -------
         display : FitCurveDisplay
+            Drawn.
 
         Raises
         ------
@@ -93,6 +94,19 @@ class FitCurveDisplay:
             There is no matplotlib.
         NotFittedError
             The classifier is not fitted, or none that trains.
+        ValueError
+            `window` is no whole number of steps.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import FitCurveDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=1, lr=0.01, augment=False)
+        >>> clf = clf.fit(paths[:20], labels[:20])
+        >>> FitCurveDisplay.from_estimator(clf).losses.shape
+        (1,)
         """
         pyplot(cls)
         check_is_fitted(estimator, "loss_curve_")
@@ -114,6 +128,21 @@ class FitCurveDisplay:
         Returns
         -------
         self : FitCurveDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+        ValueError
+            `window` is no whole number of steps.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import FitCurveDisplay
+        >>> display = FitCurveDisplay([2.3, 1.1, 0.8], [0.5, 0.75]).plot(window=2)
+        >>> len(display.ax_)
+        2
         """
         if window is not None and (int(window) != window or window < 1):
             raise ValueError(f"window={window!r} must be a positive whole number of steps.")
@@ -227,6 +256,7 @@ class FewShotCurveDisplay:
         Returns
         -------
         display : FewShotCurveDisplay
+            Drawn.
 
         Raises
         ------
@@ -234,6 +264,14 @@ class FewShotCurveDisplay:
             There is no matplotlib.
         ValueError
             There are no such rows, rows of several data sets, or several rows of one run.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import FewShotCurveDisplay
+        >>> row = {"data": "digits", "method": "svd", "shots": 1, "seed": 1, "accuracy": 0.9}
+        >>> rows = [row, {**row, "shots": 2, "accuracy": 0.95}]
+        >>> sorted(FewShotCurveDisplay.from_results(rows, labels={"svd": "CLIP-SVD"}).curves)
+        ['CLIP-SVD']
         """
         pyplot(cls)
         rows = [row for row in rows if row.get("protocol", "few-shot") == "few-shot"]
@@ -272,6 +310,19 @@ class FewShotCurveDisplay:
         Returns
         -------
         self : FewShotCurveDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import FewShotCurveDisplay
+        >>> display = FewShotCurveDisplay({"CLIP-SVD": {1: [0.6, 0.7], 2: [0.8, 0.7]}}, "pets")
+        >>> display.plot(legend=False).ax_.get_title()
+        'pets'
         """
         self.figure_, self.ax_ = one_panel(self, ax, (7.2, 4.2))
         for i, (label, curve) in enumerate(self.curves.items()):
@@ -313,11 +364,15 @@ class FewShotCurveDisplay:
 
 
 def _highest(losses: NDArray) -> float:
-    """Return the largest loss that is no outlier: one step must not flatten all others."""
+    """Return the largest loss that is no outlier: one step must not flatten all others.
+
+    A fit begins high, and where it began is what its end is compared with.
+    """
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         return 1.0
-    return float(min(finite.max(), 3 * np.percentile(finite, 95))) or 1.0
+    beginning = finite[: max(1, len(finite) // 20)].max()
+    return float(min(finite.max(), max(3 * np.percentile(finite, 95), beginning))) or 1.0
 
 
 def _moving_mean(values: NDArray, window: int) -> NDArray:

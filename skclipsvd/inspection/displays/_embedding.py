@@ -102,6 +102,7 @@ class EmbeddingDisplay:
         Returns
         -------
         display : EmbeddingDisplay
+            Drawn.
 
         Raises
         ------
@@ -115,6 +116,16 @@ class EmbeddingDisplay:
         CLIP's texts lie far from all images. To show what tells classes apart, the mean of the
         texts is put where the mean of the images is, and they are stretched to the images' spread.
         Directions from the centre can be compared, distances between a text and an image cannot.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import EmbeddingDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+        >>> EmbeddingDisplay.from_estimator(clf, paths[:20], labels[:20]).positions.shape
+        (20, 2)
         """
         pyplot(cls)
         if method not in ("pca", "tsne"):
@@ -143,6 +154,19 @@ class EmbeddingDisplay:
         Returns
         -------
         self : EmbeddingDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import EmbeddingDisplay
+        >>> display = EmbeddingDisplay([[0.0, 1.0], [1.0, 0.0]], ["cat", "dog"]).plot()
+        >>> display.ax_.get_xlabel()
+        'first dimension'
         """
         classes = np.unique(self.y)
         n_columns = min(3, 1 + len(classes) // 20)

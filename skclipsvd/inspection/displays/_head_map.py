@@ -77,6 +77,7 @@ class HeadChangeDisplay:
         Returns
         -------
         display : HeadChangeDisplay
+            Drawn.
 
         Raises
         ------
@@ -84,6 +85,17 @@ class HeadChangeDisplay:
             There is no matplotlib.
         ValueError
             No such column, or a model without attention heads.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import HeadChangeDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=1, lr=0.01, augment=False)
+        >>> clf = clf.fit(paths[:20], labels[:20])
+        >>> HeadChangeDisplay.from_estimator(clf).maps["image"].shape  # blocks, heads
+        (6, 4)
         """
         pyplot(cls)
         if column not in _COLUMN_LABELS:
@@ -102,6 +114,19 @@ class HeadChangeDisplay:
         Returns
         -------
         self : HeadChangeDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import HeadChangeDisplay
+        >>> maps = {"image": [[0.1, 0.0]], "text": [[0.2, 0.3]]}
+        >>> [ax.get_title() for ax in HeadChangeDisplay(maps, label="change").plot().ax_]
+        ['image tower', 'text tower']
         """
         shapes = [numbers.shape for numbers in self.maps.values()]
         widths = [max(n_heads, 4) for _, n_heads in shapes]

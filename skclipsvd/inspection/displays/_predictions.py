@@ -113,6 +113,7 @@ class PredictionSheetDisplay:
         Returns
         -------
         display : PredictionSheetDisplay
+            Drawn.
 
         Raises
         ------
@@ -120,6 +121,17 @@ class PredictionSheetDisplay:
             There is no matplotlib.
         ValueError
             Lengths that do not agree, an unknown order, or ``order="errors"`` without y.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import PredictionSheetDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+        >>> sheet = PredictionSheetDisplay.from_estimator(clf, paths[:8], labels[:8], n_images=6)
+        >>> sheet.predicted[:3].tolist()
+        ['zero', 'one', 'two']
         """
         pyplot(cls)
         if order not in ("given", "errors") or (order == "errors" and y is None):
@@ -158,6 +170,21 @@ class PredictionSheetDisplay:
         Returns
         -------
         self : PredictionSheetDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skclipsvd.inspection import PredictionSheetDisplay
+        >>> black = np.zeros((8, 8, 3), dtype=np.uint8)
+        >>> sheet = PredictionSheetDisplay([black, black], ["night", "day"]).plot(n_columns=2)
+        >>> len(sheet.ax_.images)
+        2
         """
         n_columns = min(n_columns, len(self.images))
         n_rows = -(-len(self.images) // n_columns)
@@ -266,6 +293,7 @@ class HeatMapDisplay:
         Returns
         -------
         display : HeatMapDisplay
+            Drawn.
 
         Raises
         ------
@@ -273,6 +301,16 @@ class HeatMapDisplay:
             There is no matplotlib.
         ValueError
             No such class, or what `explain_prediction` cannot explain.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import HeatMapDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, labels)
+        >>> HeatMapDisplay.from_estimator(clf, paths[0], label="zero").heat_map.shape
+        (4, 4)
         """
         pyplot(cls)
         explanation = explain_prediction(estimator, image)
@@ -297,6 +335,21 @@ class HeatMapDisplay:
         Returns
         -------
         self : HeatMapDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skclipsvd.inspection import HeatMapDisplay
+        >>> black = np.zeros((32, 32, 3), dtype=np.uint8)
+        >>> display = HeatMapDisplay(black, [[0, 1], [0, 0]], title="a cat")
+        >>> [ax.get_title() for ax in display.plot(alpha=0.5).ax_]
+        ['what the model sees', 'a cat']
         """
         self.figure_, self.ax_ = panels(self, ax, 2, (7.6, 3.6), across=True)
         grey = self.image @ np.array([0.299, 0.587, 0.114])

@@ -101,6 +101,7 @@ class SpectrumDisplay:
         Returns
         -------
         display : SpectrumDisplay
+            Drawn.
 
         Raises
         ------
@@ -108,6 +109,17 @@ class SpectrumDisplay:
             There is no matplotlib.
         ValueError
             No such matrix was tuned.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> from skclipsvd.inspection import SpectrumDisplay
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=1, lr=0.01, augment=False)
+        >>> clf = clf.fit(paths[:20], labels[:20])
+        >>> SpectrumDisplay.from_estimator(clf, block=0).name
+        'image.0.v'
         """
         pyplot(cls)
         rows = as_records(singular_value_changes(estimator))
@@ -130,6 +142,19 @@ class SpectrumDisplay:
         Returns
         -------
         self : SpectrumDisplay
+            This object, with `ax_` and `figure_`.
+
+        Raises
+        ------
+        ImportError
+            There is no matplotlib.
+
+        Examples
+        --------
+        >>> from skclipsvd.inspection import SpectrumDisplay
+        >>> display = SpectrumDisplay([4.0, 2.0], [4.2, 2.0], [0.05, 0.0], name="image.5.v")
+        >>> display.plot().ax_[0].get_ylabel()
+        'singular value'
         """
         self.figure_, self.ax_ = panels(self, ax, 2, (6.4, 4.8), ratios=(3, 2))
         index = np.arange(len(self.before))
