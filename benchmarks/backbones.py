@@ -72,7 +72,7 @@ def main():
     names = [name for name, *_ in BACKBONES]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", choices=names, default=names, help="not all of them")
-    parser.add_argument("--again", action="store_true", help="run what was run before, too")
+    parser.add_argument("--again", action="store_true", help="forget what was measured before")
     parser.add_argument("--steps", type=int, default=3, help="training steps that are timed")
     parser.add_argument("--repeats", type=int, default=2, help="predictions that are timed")
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
@@ -80,9 +80,7 @@ def main():
     if options.child:
         return child(options.child, options.steps, options.repeats)
     logging.disable(logging.WARNING)  # that weights are random
-    known = measured_before()
-    if options.again:
-        known = {name: numbers for name, numbers in known.items() if name not in options.models}
+    known = {} if options.again else measured_before()
     sizes = {name: size(name) for name in names}
     write_down(sizes, known)
     for name in options.models:
@@ -111,13 +109,14 @@ def measured_before():
     """Return what this machine, with these versions, has measured of each model before."""
     file = RESULTS / "backbones.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-    if report.get("machine") != machine():
-        return {}
-    return {
+    known = {
         row["model"]: {name: row[name] for name in MEASURED}
         for row in report["rows"]
         if row.get(MEASURED[0]) is not None
     }
+    if known and report["machine"] != machine():
+        raise SystemExit(f"{file} is of another machine or other versions; --again starts anew.")
+    return known
 
 
 def size(name):
@@ -166,7 +165,7 @@ def child(name, n_steps, n_repeats):
         paths = photographs(Path(folder), N_TRAIN + (n_repeats + 1) * N_PREDICTED)
         labels = np.take(IMAGENET_CLASSNAMES, np.arange(N_TRAIN) % N_CLASSES)
         clf = CLIPSVDClassifier(
-            name, None, augment=False, batch_size=TRAIN_BATCH, max_steps=n_steps + 2, lr=0.01,
+            name, None, augment=False, batch_size=TRAIN_BATCH, max_steps=n_steps + 2, lr=1e-3,
             precision="fp32", device="cpu", random_state=0,
         )  # fmt: skip
         clf.fit(paths[:N_TRAIN], labels)

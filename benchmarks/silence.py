@@ -5,7 +5,7 @@ what stood on the screen in the longest silence. The first program, in Python, f
 weights; ten classes of two photographs; two steps) with an empty cache folder, then predicts and
 transforms 32 other photographs; the second one loads that classifier and predicts. Their imports
 are not counted. The others are the command, with the tiny model, from the start of the process to
-the last thing that it says.
+the last thing that it says. "Seconds" are no measure of speed: the machine may do other work.
 """
 
 import argparse

@@ -5,6 +5,8 @@
   the median of the last 30 readings exceeds that of the 30 that follow the first 30.
 - threads: eight threads predict with two classifiers while a ninth clears the caches; every answer
   is compared with the one before, bit by bit.
+- files: one call predicts so many files, each of a handwritten digit. Every answer is compared with
+  the digit's own, bit by bit; resident memory is read ten times a second.
 - encode: a small random model encodes pictures of 224 pixels in calls of 500; resident memory
   after each call, and what the process still holds after `clear_caches`.
 - search: a grid search in worker processes of joblib, one of which is killed at work; then the
@@ -46,6 +48,7 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--fits", type=int, default=300)
     parser.add_argument("--predictions", type=int, default=200, help="of each of eight threads")
+    parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--pictures", type=int, default=4000)
     options = parser.parse_args()
     rows = []
@@ -54,7 +57,8 @@ def main():
         rows.append(row)
         print(table(list(row), [row.values()]), flush=True)
     settings = {name: value for name, value in vars(options).items() if name != "parts"}
-    write("soak", settings, rows)
+    name = "soak" if len(rows) == len(PARTS) else "-".join(["soak", *options.parts])
+    write(name, settings, rows)
 
 
 def fits(options):
@@ -106,6 +110,37 @@ def threads(options):
         "predictions": len(equal),
         "bit-equal": int(sum(equal)),
         "caches cleared": n_cleared,
+    }
+
+
+def files(options):
+    sources, labels = load_handwritten_digits()
+    clf = CLIPSVDClassifier("tiny", **SETTINGS).fit(sources[:24], labels[:24])
+    expected = clf.predict_proba(sources)
+    memory, done = [], threading.Event()
+
+    def look():
+        while not done.wait(0.1):
+            memory.append(resident())
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{i:05d}.png") for i in range(options.files)]
+        for i, path in enumerate(paths):
+            path.write_bytes(Path(sources[i % len(sources)]).read_bytes())
+        looking = threading.Thread(target=look)
+        looking.start()
+        found = clf.predict_proba(list(map(str, paths)))
+        done.set()
+        looking.join()
+    quarter = len(memory) // 4
+    early, late = max(memory[quarter : 2 * quarter]), max(memory[-quarter:])
+    equal = (found == expected[np.arange(len(found)) % len(expected)]).all(axis=1)
+    return {
+        "files": len(found),
+        "bit-equal": int(equal.sum()),
+        "most in the second quarter of the time, MB": round(early / _MB, 1),
+        "in the last, MB": round(late / _MB, 1),
+        "growth, %": round(100 * (late / early - 1), 2),
     }
 
 
@@ -199,7 +234,7 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-PARTS = {"fits": fits, "threads": threads, "encode": encode, "search": search}
+PARTS = {"fits": fits, "threads": threads, "files": files, "encode": encode, "search": search}
 
 
 if __name__ == "__main__":

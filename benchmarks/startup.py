@@ -24,6 +24,14 @@ import time
 from pathlib import Path
 
 N_IMAGES = 8
+PROCESSES = ("tiny", "first", "later")
+OF_THE_PAGE = {
+    "import, s": "imports",
+    "weights, s": "weights (random; from a disk in their place)",
+    "set-up, s": "set-up, decompositions included",
+    "first step to answer, s": "one step, and the answer",
+    "whole process, s": "whole process",
+}
 IMPORTS = {
     "torch, open_clip, scikit-learn": ["-c", "import torch, open_clip, sklearn"],
     "the same, and our estimators": [
@@ -63,9 +71,22 @@ def main():
     for process in ("later", "tiny"):
         column = [row["set-up, s"] for row in rows if row["process"] == process]
         print(f"set-up, {process}: median {statistics.median(column):.2f} s")
+    print("for docs/speed.md:", for_the_page(rows), sep="\n\n", end="\n\n")
     settings = dict(model=options.model, images=N_IMAGES, repeats=options.repeats)
     settings |= {"imports": options.imports, "decompositions on disk, MB": round(on_disk / 1e6)}
     write("startup", settings, rows + costs)
+
+
+def for_the_page(rows):
+    """Put the smallest and largest seconds of each part into the lines of docs/speed.md."""
+    from ._report import table
+
+    lines = []
+    for column, what in OF_THE_PAGE.items():
+        spans = [sorted(row[column] for row in rows if row["process"] == p) for p in PROCESSES]
+        texts = [(f"{span[0]:.1f}", f"{span[-1]:.1f}") for span in spans]
+        lines.append([what, *(low if low == high else f"{low} to {high}" for low, high in texts)])
+    return table(["seconds", '`"tiny"`', "ViT-B/16, first", "ViT-B/16, later"], lines)
 
 
 def imports(n_processes):

@@ -10,7 +10,7 @@ _Reset = TypeVar("_Reset", bound=Callable[[], None])
 
 
 def in_forked_children(reset: _Reset) -> _Reset:
-    """Have every process that is forked off this one call `reset` first; a decorator.
+    """Let every process that is forked off this one call `reset` first; a decorator.
 
     A fork copies locks as they are, and of the threads only the one that forks: what another thread
     had locked stays locked for ever.

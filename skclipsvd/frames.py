@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-# A list of one dict per row without pandas. Any, so that who has pandas need not rule that out.
+# A list of one dict per row without pandas. Any, so that users with pandas need not rule it out.
 Table: TypeAlias = "pd.DataFrame | Any"
 
 

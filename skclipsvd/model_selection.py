@@ -26,7 +26,7 @@ __all__ = [
     "sample_shots",
 ]
 
-# Similarities of so many rows are held at a time.
+# As many rows of similarities are held at a time.
 _BLOCK = 1024
 
 

@@ -6,14 +6,16 @@ have no public names yet (scikit-learn #28963). So it is imported here, and only
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 # Private: see above.
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-__all__ = ["Interval", "Method", "StrOptions", "check_parameters", "fit_context"]
+__all__ = ["Interval", "Method", "StrOptions", "check_parameters", "fit_context", "named_by_class"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -31,6 +33,32 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
     decorator : callable
     """
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def named_by_class(method: Method) -> Method:
+    """Let the error of a call with wrong arguments name the user's class, not the base class.
+
+    Parameters
+    ----------
+    method : callable
+        One that subclasses inherit.
+
+    Returns
+    -------
+    method : callable
+        The same, with the same signature.
+    """
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def checked(self: object, *args: Any, **kwargs: Any) -> Any:
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.{method.__name__}(): {error}") from None
+        return method(self, *args, **kwargs)
+
+    return cast(Method, checked)
 
 
 def check_parameters(estimator: BaseEstimator) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 
 # A shell's background jobs ignore Ctrl-C; tests that interrupt rely on it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,6 +44,17 @@ SMALL_CONFIG = {
     },
     "preprocess_cfg": {"size": 32, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Add up what the tests injected and tried, which the pages on security and faults state."""
+    counts = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        counts.update(dict(report.user_properties))
+    if counts:
+        terminalreporter.section("what was tried")
+    for what, count in sorted(counts.items()):
+        terminalreporter.write_line(f"{what}: {count:,}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -151,6 +151,25 @@ def test_merged_model_needs_nothing_of_ours(fitted, photographs, small_model):
     np.testing.assert_array_equal(fitted.predict_proba(paths), before)
 
 
+@pytest.mark.parametrize("damaged", ["numbers", "text features"])
+def test_numbers_of_a_file_that_are_not_finite_are_refused(
+    fitted, photographs, tmp_path, damaged, fresh_caches
+):
+    """What joblib reads is checked by nobody before it is used."""
+    if damaged == "text features":
+        fitted.text_features_[0, 0] = np.nan
+    elif isinstance(fitted, CLIPZeroShotClassifier):
+        return
+    else:
+        trained = vars(fitted).get("singular_values_") or fitted.factors_
+        trained[min(trained)][0] = np.nan
+    joblib.dump(fitted, tmp_path / "fitted.joblib")
+    copy = joblib.load(tmp_path / "fitted.joblib")
+    for answer in (copy.predict, copy.predict_proba, copy.decision_function):
+        with pytest.raises(ValueError, match="no finite scores: the file that they came from is"):
+            answer(photographs[0][:2])
+
+
 def test_a_file_that_is_no_adapter(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such adapter file"):
         load_adapter(tmp_path / "nowhere.safetensors")

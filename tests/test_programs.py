@@ -1,10 +1,10 @@
 """Benchmarks and tools still start: each is imported as it is run, and says how it is used."""
 
-import importlib
 import json
 import runpy
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,7 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
 @pytest.mark.slow
 def test_whole_fits_are_compared_by_phase(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    fit, report = (importlib.import_module(f"benchmarks.{name}") for name in ("fit", "_report"))
+    fit, report = (import_module(f"benchmarks.{name}") for name in ("fit", "_report"))
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     arguments = ["--models", "tiny", "--train", "10", "--predict", "4", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["fit", *arguments])
@@ -81,3 +81,30 @@ def test_whole_fits_are_compared_by_phase(tmp_path, monkeypatch):
         shares = [row[f"{phase}, %"] for phase in fit.PHASES]
         assert all(share >= 0 for share in shares)
         assert 20 < sum(shares) < 100.5
+
+
+def test_backbones_measured_before_are_kept_or_asked_about(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    backbones = import_module("benchmarks.backbones")
+    monkeypatch.setattr(backbones, "RESULTS", tmp_path)
+    assert backbones.measured_before() == {}
+    numbers = dict.fromkeys(backbones.MEASURED, 1.5)
+    rows = [{"model": "a", **numbers}, {"model": "b"}, {"model": "c", "not run": "no tokeniser"}]
+    report = {"machine": backbones.machine(), "rows": rows}
+    (tmp_path / "backbones.json").write_text(json.dumps(report), encoding="utf-8")
+    assert backbones.measured_before() == {"a": numbers}
+    report["machine"]["torch"] = "1.0"
+    (tmp_path / "backbones.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"of another machine or other versions; --again"):
+        backbones.measured_before()
+
+
+def test_the_longest_silence_is_found_with_what_stood_there(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    silences = import_module("benchmarks.silence").silences
+    pieces = [(2.0, "=== fit\n"), (2.5, "one ...\n"), (5.5, "\rbar: 1/2"), (6.0, "=== \n")]
+    (row,) = silences(pieces)
+    assert (row["part"], row["longest silence, s"], row["meanwhile"]) == ("fit", 3.0, "one ...")
+    assert row["seconds"] == 4.0
+    (row,) = silences([(7.0, "at last"), (8.0, "done\n")])
+    assert (row["part"], row["longest silence, s"]) == ("all of it", 7.0)

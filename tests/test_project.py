@@ -1,6 +1,7 @@
 """What the project's own files say in two places is the same."""
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,12 @@ def test_everybody_lints_with_the_same_ruff():
     for name in ("CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"ruff[=@ v]+(\d[\d.]*\d)", text_of(name))) <= {pinned}
     assert "ruff==" in text_of(".ci/run")  # which reads it from pyproject.toml
+
+
+def test_the_page_on_installing_names_every_extra():
+    extras = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `skclipsvd\[([\w-]+)\]` \|", text_of("docs/install.md"), re.MULTILINE)
+    assert sorted(rows) == sorted(extras)
 
 
 def test_the_page_on_citing_says_what_the_file_for_programs_says():

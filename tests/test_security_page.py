@@ -1,4 +1,4 @@
-"""The page on security names a test for each promise; those tests are there."""
+"""The pages on security and on faults name a test for each line; those tests are there."""
 
 import ast
 import re
@@ -8,14 +8,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
+FAULTS = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE + FAULTS)
 
 
 def test_every_promise_names_a_test():
-    table = PAGE.split("## What is promised")[1].split("\n## ")[0]
-    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) > 10
-    assert all(re.search(r"`tests/[\w/]+\.py::\w+`", row) for row in rows)
+    promises = PAGE.split("## What is promised")[1].split("\n## ")[0]
+    for table in (promises, FAULTS):
+        lines = [line for line in table.splitlines() if line.startswith("| ")]
+        rows = [line for line in lines if not line.endswith("| test |")]
+        assert len(rows) > 10
+        assert all(re.search(r"`tests/[\w/]+\.py::\w+`", row) for row in rows)
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])

@@ -28,7 +28,7 @@ class Adaptation(ABC):
         Whether `linear` computes for a training step (dropout) or for an answer.
     passes : dict of str to tuple of int
         By tower, numbers that stand for one pass through it, and seed what is random there: a pass
-        that is repeated when going back (checkpointing) has to draw the same.
+        that is repeated in the backward pass (checkpointing) has to draw the same.
     """
 
     def __init__(self, targets: Sequence[Target]):

@@ -180,8 +180,8 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
             torch.set_num_threads(1)
             all_there.wait()
         except threading.BrokenBarrierError:
-            pass  # interrupted: there is nothing to do
-        except BaseException:  # nobody is to wait for a worker that will not come
+            pass  # interrupted: there is nothing left to do
+        except BaseException:  # nobody should wait for a worker that will never start
             all_there.abort()
             raise
 
@@ -206,7 +206,7 @@ def _workers_of_one_thread(n_tasks: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _read(file: Path, matrix: Tensor) -> Factors | None:
-    """Read a decomposition, or None where there is none that is one of `matrix`."""
+    """Return the decomposition in a file; None where there is none, or not that of `matrix`."""
     if not file.is_file():  # a pipe would be waited for
         return None
     try:
@@ -226,7 +226,7 @@ def _read(file: Path, matrix: Tensor) -> Factors | None:
         for p, shape in zip(factors, shapes, strict=True)
     ):
         return None
-    # Multiplying one vector costs next to nothing and sees that it is this matrix's.
+    # Multiplying one vector costs next to nothing and shows whether it is this matrix's.
     probe = torch.linspace(-1, 1, matrix.shape[1])
     expected = matrix @ probe
     found = factors.u @ (factors.s * (factors.vh @ probe))

@@ -143,7 +143,7 @@ def _inner(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> np.ndarray:
 
 
 def relative_change(difference: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Divide by the start; no change of nothing is 0, a change of nothing is infinite."""
+    """Divide by the starting values; 0 / 0 counts as 0, any other change of 0 as infinite."""
     infinite = np.copysign(np.inf, difference)
     from_zero = np.where(difference == 0, 0.0, infinite).astype(difference.dtype)
     return np.divide(difference, start, out=from_zero, where=start != 0)

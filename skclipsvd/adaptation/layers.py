@@ -115,8 +115,8 @@ class AdaptedLinear(nn.Module):
     ):
         super().__init__()
         self.blocks, self.adaptation = tuple(blocks), adaptation
-        # open_clip asks a tower's first block for its dtype at every call, by this name if it is
-        # there; else it would have `weight` rebuilt to look at it.
+        # open_clip asks a tower's first block for its dtype at every call. It looks for this name
+        # first; without it, `weight` would be rebuilt just to read its dtype.
         self.int8_original_dtype = self.blocks[0][0].dtype
 
     @classmethod

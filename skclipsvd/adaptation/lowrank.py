@@ -115,7 +115,7 @@ class LowRankAdaptation(Adaptation):
         dropout: float,
         device: torch.device,
     ) -> Self:
-        """Build one of numbers that `state` returned.
+        """Build one from the numbers that `state` returned.
 
         Parameters
         ----------
@@ -154,10 +154,11 @@ class LowRankAdaptation(Adaptation):
 
     @property
     def reach(self) -> float:
-        """Estimate it for one direction of ``B``, of n equal numbers, and rows of a drawn ``A``.
+        """Estimate how far a singular value moves where every number of ``B`` changes by 1.
 
-        Their lengths are ``sqrt(n_out)`` and, of numbers between ``-n_in ** -0.5`` and that,
-        ``sqrt(1 / 3)``; the geometric mean over the targets.
+        A column of ones has the length ``sqrt(n_out)``; a row of ``A`` as it is drawn, uniform
+        between ``-n_in ** -0.5`` and ``n_in ** -0.5``, has about ``sqrt(1 / 3)``. Their product,
+        as the geometric mean over the targets.
         """
         logs = [math.log(target.shape[0] / 3) / 2 for target in self.targets]
         return self.scale * math.exp(sum(logs) / len(logs))
@@ -168,7 +169,7 @@ class LowRankAdaptation(Adaptation):
         return {**state, "scale": np.array([self.scale], dtype=np.float32)}
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Compute the frozen product plus the low-rank one, whose input is dropped out."""
+        """Compute the frozen product plus the low-rank one, with dropout on the latter's input."""
         a, b = self.factors[f"{target.name}/a"], self.factors[f"{target.name}/b"]
         scale = self.scale
         if self.training and self.dropout:

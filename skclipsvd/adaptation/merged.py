@@ -48,7 +48,7 @@ def merged_once(
 
 
 def state_digest(state: Mapping[str, NDArray]) -> str:
-    """Hash an adaptation's numbers: equal ones, and only those, give the same text."""
+    """Hash an adaptation's numbers: equal numbers, and only those, give the same digest."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name}{np.shape(state[name])}".encode())

@@ -116,9 +116,9 @@ class _Context(Protocol):
 class _FactoredProduct(torch.autograd.Function):
     """``((x V) s) U^T + bias`` of rows (n, in), with gradients of ``x`` and ``s`` alone.
 
-    Written by hand because it passes over the activations less often than what is put together of
-    single operations. Products are in the dtype of ``x``, ``U`` and ``V``; all that touches ``s``
-    is float32.
+    Written by hand because it passes over the activations less often than the same product composed
+    of single operations does. Products are in the dtype of ``x``, ``U`` and ``V``; all that touches
+    ``s`` is float32.
     """
 
     @staticmethod
@@ -143,7 +143,7 @@ class _FactoredProduct(torch.autograd.Function):
 def rebuilding_is_cheaper(target: Target, n_tokens: int) -> bool:
     """Count the multiply-adds of a training step, forward and backward, in both forms.
 
-    Factored: input to rank to output, and the same way back for the input's gradient. Rebuilt:
+    Factored: input to rank to output, and the same again for the input's gradient. Rebuilt:
     output, gradients of input and weight, and U diag(s) V^T with its gradient.
     """
     n_out, n_in = target.shape

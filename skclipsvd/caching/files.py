@@ -59,7 +59,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     So a reader, in this process or another, sees the whole new file or the old state, and an
     interrupted writer leaves the old state. The folder is made where it is missing, ``~`` is the
     user's home, the target of a symbolic link is replaced instead of the link, and an existing
-    file's permissions stay. What killed writers left is removed after a day.
+    file's permissions stay. What writers that were killed left behind is removed after a day.
     """
     path = Path(os.path.realpath(Path(path).expanduser()))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _remove_stale(folder: Path) -> None:
 def _user_cache() -> Path:
     try:
         return _systems_cache()
-    except RuntimeError:  # nobody knows the home: HOME is not set, the user has no account
+    except RuntimeError:  # the home folder is unknown: HOME is not set, the user has no account
         return _until_exit()
 
 

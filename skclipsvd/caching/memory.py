@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _ADVICE = "Call skclipsvd.clear_caches(), end other programs, or choose a smaller model."
@@ -20,10 +21,24 @@ _REFUSAL = re.compile(
 )
 
 
+_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
 def memory_limit() -> int:
     """Return the machine's memory in bytes, or the smaller limit of the container around us."""
-    limits = [_physical(), *control_group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
+    limits = [_physical(), *(group.limit for group in control_groups(_GROUPS, _OWN_GROUP))]
     return min(limit for limit in limits if limit)
+
+
+def free_memory() -> int | None:
+    """Return how many bytes are free, in the machine and in the containers around us.
+
+    What only keeps files in memory counts as free. None where the system does not tell.
+    """
+    free = [group.free for group in control_groups(_GROUPS, _OWN_GROUP)]
+    if of_all := _table(Path("/proc/meminfo")).get("MemAvailable:"):
+        free.append(1024 * of_all)
+    return min(free, default=None)
 
 
 @contextmanager
@@ -53,8 +68,22 @@ def _physical() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def control_group_limits(root: Path, own: Path) -> list[int]:
-    """Read Linux's limits, of versions 1 and 2, of our group and of all around it."""
+@dataclass(frozen=True)
+class ControlGroup:
+    """Linux's bound on the memory of some processes.
+
+    Attributes
+    ----------
+    limit, free : int
+        How many bytes they may use together, and how many of those they do not.
+    """
+
+    limit: int
+    free: int
+
+
+def control_groups(root: Path, own: Path) -> list[ControlGroup]:
+    """Read Linux's bounds, of versions 1 and 2, of our group and of all around it."""
     groups = {"v1": "/", "v2": "/"}
     try:
         for line in own.read_text().splitlines():
@@ -65,21 +94,38 @@ def control_group_limits(root: Path, own: Path) -> list[int]:
                 groups["v1"] = group
     except (OSError, ValueError):
         pass  # not Linux; or what the container shows as root is all there is
-    limits = []
-    for top, group, name in (
-        (root, groups["v2"], "memory.max"),
-        (root / "memory", groups["v1"], "memory.limit_in_bytes"),
+    found = []
+    for top, group, limit, used, files in (
+        (root, groups["v2"], "memory.max", "memory.current", "inactive_file"),
+        (
+            root / "memory",
+            groups["v1"],
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
         folder = top / group.lstrip("/")
         for place in (folder, *folder.parents):
-            if place.is_relative_to(top):
-                limits.extend(_number(place / name))
-    return limits
+            if place.is_relative_to(top) and (bound := _number(place / limit)):
+                in_use = _number(place / used) - _table(place / "memory.stat").get(files, 0)
+                found.append(ControlGroup(bound, max(0, bound - in_use)))
+    return found
 
 
-def _number(file: Path) -> list[int]:
+def _number(file: Path) -> int:
+    """Read the number in a file; 0 where there is none, or "max"."""
     try:
         text = file.read_text().strip()
     except OSError:
-        return []
-    return [int(text)] if re.fullmatch(r"[1-9]\d*", text) else []  # "max": no limit
+        return 0
+    return int(text) if text.isdecimal() else 0
+
+
+def _table(file: Path) -> dict[str, int]:
+    """Read lines of a name, a number and maybe a unit."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in map(str.split, lines) if words[1:]}

@@ -11,24 +11,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..forks import in_forked_children
-from .memory import memory_limit
+from .memory import free_memory, memory_limit
 
 _MIB = 2**20
+# How much has to come into the caches until it is asked again how much memory is free.
+_LOOK_AFTER = 64 * _MIB
 
 
 class Budget:
     """A bound that several caches share: beyond it the least recently used of all entries go.
 
-    The newest entry of each cache is kept.
+    Where memory is short, for whatever else is in the machine, they go before. The newest entry of
+    each cache is kept.
 
     Parameters
     ----------
     max_bytes : int
         Bound on the sum over all caches, in bytes.
+    missing_memory : callable, optional
+        Tells how many bytes the caches are to give back. By default none.
     """
 
-    def __init__(self, max_bytes: int):
+    def __init__(self, max_bytes: int, missing_memory: Callable[[], int] = lambda: 0):
         self.max_bytes = max_bytes
+        self.missing_memory = missing_memory
+        self._n_added = 0
         self.lock = threading.RLock()
         self.clock = itertools.count()
         self.caches: list[ByteCache] = []
@@ -39,14 +46,22 @@ class Budget:
         for cache in self.caches:
             cache.forget_locks()
 
-    def enforce(self) -> None:
-        """Drop entries until the rest fits; the caller holds the lock."""
-        while sum(cache.nbytes for cache in self.caches) > self.max_bytes:
+    def enforce(self, n_added: int) -> None:
+        """Drop entries until the rest fits, after so many bytes came; the caller holds the lock."""
+        bound = self.max_bytes
+        self._n_added += n_added
+        if self._n_added > _LOOK_AFTER:
+            self._n_added = 0
+            bound = min(bound, self._nbytes() - self.missing_memory())
+        while self._nbytes() > bound:
             asked = [(cache.oldest_use(), cache) for cache in self.caches]
             uses = [(use, cache) for use, cache in asked if use is not None]
             if not uses:
                 return
             min(uses, key=lambda pair: pair[0])[1].drop_oldest()
+
+    def _nbytes(self) -> int:
+        return sum(cache.nbytes for cache in self.caches)
 
 
 @dataclass(eq=False)
@@ -144,7 +159,7 @@ class ByteCache:
             self._is_whole = True
             while self.nbytes > self.max_bytes and len(self._entries) > 1:
                 self.drop_oldest()
-            self._budget.enforce()
+            self._budget.enforce(nbytes)
 
     def get_or_make(
         self, key: Hashable, make: Callable[[], tuple[Any, int]], owner: object | None = None
@@ -233,8 +248,14 @@ class ByteCache:
                 self._drop(key)
 
 
+def _missing_memory() -> int:
+    """Tell what is missing of a sixteenth of the memory, which is to stay free."""
+    free = free_memory()
+    return 0 if free is None else max(0, memory_limit() // 16 - free)
+
+
 # Together a quarter of the memory that this process may use, and each at most what it needs.
-_BUDGET = Budget(memory_limit() // 4)
+_BUDGET = Budget(memory_limit() // 4, _missing_memory)
 
 
 def _cache(max_bytes: int) -> ByteCache:

@@ -129,7 +129,7 @@ def read_adapter(
     return estimator
 
 
-# What a header can provoke that has other types, keys, numbers or depths than it should.
+# What reading a header raises that has wrong types, keys, numbers or nesting.
 _MISFITS = (
     KeyError,
     IndexError,

@@ -55,6 +55,7 @@ from ..images import (
 )
 from ..labels import check_no_missing, plain
 from ..progress import phase, shown
+from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
 from ._report import FitReportMixin
 
@@ -63,7 +64,7 @@ _UNIT_TOLERANCE = 0.02
 
 
 class TakesImages(BaseEstimator):
-    """What estimators share whose X is images; it stands before the mixins of scikit-learn."""
+    """What estimators share whose X is images; among the bases, before scikit-learn's mixins."""
 
     def __sklearn_tags__(self) -> Tags:
         """Tell scikit-learn that X is one column of images, not a table of numbers."""
@@ -193,9 +194,10 @@ class BaseCLIPClassifier(
         """Return the open_clip model that predicts, adapted and merged."""
 
     def _learnt(self) -> Mapping[str, NDArray]:
-        """Return the numbers that `_adapted_model` is made with beside the backbone's."""
+        """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
 
+    @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
@@ -235,6 +237,7 @@ class BaseCLIPClassifier(
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
+    @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
         """Predict the label whose text is most similar to each image.
 
@@ -273,6 +276,7 @@ class BaseCLIPClassifier(
         best = self._scores(X).argmax(axis=1)
         return self.classes_[best]
 
+    @named_by_class
     def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
@@ -616,7 +620,7 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
 
 
 def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
-    """Return a text that tells what a fitted classifier has learnt from another fit's numbers."""
+    """Return a digest of what a fitted classifier has learnt, to tell it from any other fit."""
     return state_digest(clf._learnt())
 
 

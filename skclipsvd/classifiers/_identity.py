@@ -67,6 +67,6 @@ def fit_identity(
 def _data(images: TrainingSet, n_jobs: int | None) -> dict[str, Any]:
     with ThreadPoolExecutor(decoding_threads(n_jobs)) as pool:
         contents = list(pool.map(content_digest, images.items))
-    # Not the array: where others are longer, equal labels take more memory, which would be hashed.
+    # Not the array: its items are as wide as its longest label, which would enter the hash.
     labels = [repr(label) for label in np.asarray(images.labels).tolist()]
     return {"contents": contents, "labels": labels, "weights": images.weights}

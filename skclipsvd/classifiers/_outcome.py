@@ -1,4 +1,4 @@
-"""What came of a training: its attributes, whether it can be used, whether it changed anything."""
+"""How a fit ended: its attributes, whether they can be used, whether anything changed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..training import EarlyStopping, Recipe, Task, TrainingState
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A training that has ended.
+class FitOutcome:
+    """How a fit's training ended.
 
     Attributes
     ----------
@@ -51,8 +51,15 @@ class Outcome:
             told["best_epoch_"] = len(self.stopping.scores) - 1 - self.stopping.waited
         return told
 
+<<<<<<< HEAD
     def check_finite(self, text_features: NDArray, learnt: Mapping[str, NDArray]) -> None:
         """Refuse numbers that are not finite, or give class texts that are not.
+=======
+    def check_finite(
+        self, model: nn.Module, text_features: NDArray, learnt: Mapping[str, NDArray]
+    ) -> None:
+        """Refuse learnt numbers that give no finite answer, for the texts or for a black image.
+>>>>>>> main
 
         Parameters
         ----------

@@ -71,8 +71,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Images that pass through the model at once in training; gradients add up to those of the
         whole batch. Lower it, not `batch_size`, where memory runs out.
     checkpointing : bool, default=False
-        Whether training keeps only each block's input and computes its activations again when
-        going back: slower, for less memory.
+        Whether training keeps only each block's input and computes its activations again in the
+        backward pass: slower, for less memory.
     augment : bool, default=True
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
         off where left and right matter, as for text.

@@ -49,11 +49,11 @@ from ..training import (
     train,
     with_callbacks,
 )
-from ..validation import fit_context
+from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._identity import fit_identity
-from ._outcome import Outcome
+from ._outcome import FitOutcome
 from ._training_set import TrainingSet
 
 
@@ -130,6 +130,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     ) -> Adaptation:
         """Build the adaptation of `targets` that `Adaptation.state` returned `state` of."""
 
+    @named_by_class
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     @explained_out_of_memory()
@@ -256,7 +257,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             fitted_attributes=attributes,
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
-        outcome = Outcome(task, recipe, state, stopping)
+        outcome = FitOutcome(task, recipe, state, stopping)
         fitted = {**attributes(), **outcome.attributes()}
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         outcome.check_finite(text_features, learnt)
@@ -334,7 +335,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     ) -> Task:
         """Decode every image, and put together what is to be learnt."""
         prompts = self._checked_prompts(classes, backbone)
-        decoded = self._decoded(training, backbone)
+        decoded = self._decoded(training, backbone, for_crops=self.augment)
         training.warn_of_conflicts(decoded)
         stacked = None if self.augment else stack_views(decoded)
 
@@ -362,20 +363,23 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         if validation is None:
             return None
         return EarlyStopping(
-            pixels=stack_views(self._decoded(validation, backbone)),
+            pixels=stack_views(self._decoded(validation, backbone, for_crops=False)),
             labels=validation.encoded(classes),
             weights=validation.weights,
             patience=int(self.n_iter_no_change) if self.early_stopping else None,
             tol=float(self.tol),
         )
 
-    def _decoded(self, images: TrainingSet, backbone: Backbone) -> list[Decoded]:
+    def _decoded(
+        self, images: TrainingSet, backbone: Backbone, *, for_crops: bool
+    ) -> list[Decoded]:
         n_threads, n = decoding_threads(self.n_jobs), len(images)
         with phase(f"decoding {n} images of {images.source}", n, "image") as bar:
             return decode_all(
                 images.items,
                 backbone.preprocess,
                 n_threads,
+                for_crops=for_crops,
                 name=images.name,
                 one_is_done=bar.advance,
             )
@@ -452,9 +456,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
         n_images = min(len(task.labels), STARTING_IMAGES)
         what = f"finding out how much is to be learnt, from {n_images} images"
+        model = self._start(task.backbone)
+        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
         with phase(what, n_images, "image") as bar:
-            model = self._start(task.backbone)
-            text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
             loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
             bar.result = f"their loss is {loss:.2f} times a guess's"
         return loss

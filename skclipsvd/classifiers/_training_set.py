@@ -159,7 +159,7 @@ class TrainingSet:
         )
 
     def merged(self) -> Self:
-        """Replace repetitions by weights, in an order that the caller's order does not change.
+        """Replace repetitions by weights, in an order that does not depend on the caller's.
 
         Every step of whole-batch training without augmentation sums over the same images. Encoding
         an image once and sorting them saves time, and gives the same bits for repetition as for

@@ -63,7 +63,7 @@ def unpinned(what: str, name: str) -> str:
 
 
 def without_program(old: Path, error: str) -> str | None:
-    """Say how to get plain weights out of a TorchScript archive, or rid of what it left with them.
+    """Say how to get plain weights out of a TorchScript archive, or free of what else it held.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ class Backbone:
     Attributes
     ----------
     model : torch.nn.Module
-        An open_clip model in evaluation mode, float32, none of whose parameters wants gradients.
+        An open_clip model in evaluation mode, float32, none of whose parameters requires gradients.
         Nobody writes to it, and nobody calls it while swapping tensors: use `skeleton`.
     tokenize : callable
         Maps a list of str to an int64 tensor of shape (n_texts, context_length).
@@ -187,7 +187,7 @@ def load_backbone(model_name: str, pretrained: str | None, device: torch.device)
     try:
         on_cpu = BACKBONES.get_or_make((source, "cpu"), make_on_cpu)
     except (FileNotFoundError, ImportError, ValueError) as error:
-        if error.__cause__ is not None:  # not all of it is told
+        if error.__cause__ is not None:  # its message alone does not say it all
             raise
         # The frames of this package say nothing about a name or a file that is wrong.
         raise error.with_traceback(None) from None

@@ -44,8 +44,8 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _DISK = {
     errno.ENOSPC: "its disk is full: free some space, or set HF_HOME to a folder elsewhere",
     errno.EDQUOT: "its quota is used up: free some space, or set HF_HOME to a folder elsewhere",
-    errno.EACCES: "it may not be written: set HF_HOME to a folder of yours",
-    errno.EPERM: "it may not be written: set HF_HOME to a folder of yours",
+    errno.EACCES: "it cannot be written to: set HF_HOME to a folder of yours",
+    errno.EPERM: "it cannot be written to: set HF_HOME to a folder of yours",
     errno.EROFS: "it is read-only: set HF_HOME to a folder of yours",
 }
 
@@ -90,7 +90,7 @@ class Repository:
         UnavailableError
             The repository has none of them, or it could not be asked; the message says why.
         OSError
-            The disk of the Hugging Face cache is full, or it may not be written.
+            The disk of the Hugging Face cache is full, or cannot be written to.
         """
         filenames = list(filenames)
         unavailable = None

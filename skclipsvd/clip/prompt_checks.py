@@ -27,7 +27,7 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
     """Warn where prompts are made of labels that are bare numbers or booleans.
 
     Numerals that are text (``"3"``) count as words where a template of the user's own surrounds
-    them: who wrote both can mean "the digit 3". With the default template they are taken for
+    them: whoever writes both can mean "the digit 3". With the default template they are taken for
     codes, such as names of folders.
 
     Parameters
@@ -59,8 +59,9 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
         )
     if len(labels) == 2:
         advice += (
-            " OneVsRestClassifier and OutputCodeClassifier number anew for every classifier, so "
-            "that no words fit; this classifier takes all classes at once without them."
+            " OneVsRestClassifier, OneVsOneClassifier and OutputCodeClassifier number anew for "
+            "every classifier, so that no words fit; this classifier takes all classes at once "
+            "without them."
         )
     warn(
         f"The labels are {kind}, and CLIP reads {example!r}: it does not know what they mean. "

@@ -28,7 +28,7 @@ class Prompts:
     Attributes
     ----------
     tokens : int64 Tensor of shape (n_prompts, context_length)
-        Of distinct sentences; whether the rows are distinct too is the tokeniser's affair.
+        Of distinct sentences; whether the rows are distinct too depends on the tokeniser.
     prompt : int64 Tensor of shape (n_pairs,)
         Row of `tokens`, for every pair of a class and one of its prompts, classes in order.
     owner : int64 Tensor of shape (n_pairs,)

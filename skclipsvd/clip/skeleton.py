@@ -19,7 +19,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     """Copy every module of a model, and share every tensor.
 
     It gives what `copy.deepcopy` does with all tensors in its memo, twenty times as fast: nearly
-    all of a module's state are the empty tables of hooks, which need no look inside.
+    all of a module's state is empty tables of hooks, which need not be looked into.
 
     Parameters
     ----------

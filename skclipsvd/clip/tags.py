@@ -50,16 +50,18 @@ def is_tag(model_name: str, pretrained: str | None) -> bool:
 def source_named(model_name: str, pretrained: str | None) -> Source:
     """Read the parameter `pretrained` of an architecture: ``TAG``, ``PATH`` or ``TAG:PATH``.
 
-    Whether a file is at the path of ``TAG:PATH`` is not looked at.
+    The path of ``TAG:PATH`` is not checked for a file; ``~`` is expanded in both forms.
     """
     if pretrained is None:
         return Source(None, None)
     if is_tag(model_name, pretrained):
         return Source(pretrained, None)
-    if os.path.isfile(pretrained):
-        return Source(None, pretrained)
+    if os.path.isfile(alone := os.path.expanduser(pretrained)):
+        return Source(None, alone)
     tag, colon, path = pretrained.partition(":")
-    return Source(tag, path) if colon and path and is_tag(model_name, tag) else Source(None, None)
+    if not (colon and path and is_tag(model_name, tag)):
+        return Source(None, None)
+    return Source(tag, os.path.expanduser(path))
 
 
 def settings(model_name: str, tag: str | None) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def settings(model_name: str, tag: str | None) -> dict[str, Any]:
     preprocess = merge_preprocess_dict(PreprocessCfg(), of_tag)
     del preprocess["size"]
     own = (get_model_config(clean_name(model_name)) or {}).get("quick_gelu", False)
-    # A configuration with QuickGELU was trained so, also where its tag's entry does not repeat it.
+    # A configuration with QuickGELU was trained with it, also where its tag does not say so.
     return {"quick_gelu": bool(own or of_tag.get("quick_gelu", False)), **preprocess}
 
 
@@ -147,9 +149,9 @@ def warn_of_tags(model_name: str, path: str) -> None:
     by_tags = " | ".join(f"{', '.join(tags)}: {how}" for how, tags in others.items())
     first = next(iter(others.values()))[0]
     else_ = (
-        f"If it is used rightly as it is, pretrained='{alike[0]}:{path}' says so."
+        f"If these settings are right, pretrained='{alike[0]}:{path}' says so."
         if alike
-        else "If it is used rightly as it is, silence AmbiguousCheckpointWarning."
+        else "If these settings are right, silence AmbiguousCheckpointWarning."
     )
     warn(
         f"model_name={model_name!r}, pretrained={path!r}: a checkpoint file holds weights, not how "

@@ -58,9 +58,9 @@ def draws_random_numbers(module: nn.Module) -> bool:
 
 def text_parts(model: CLIPModel) -> tuple[TextTower, str | None, int | None]:
     """Return what holds the text tower's parts, how it pools, and its end-of-text token."""
-    tower = text_tower(model)
-    if tower is model:
+    if hasattr(model, "text_pool_type"):  # open_clip.CLIP has the parts itself
         return model, model.text_pool_type, model.text_eos_id
+    tower = text_tower(model)
     return tower, getattr(tower, "pool_type", None), getattr(tower, "eos_id", None)
 
 

@@ -127,13 +127,18 @@ def _find(model_name: str, pretrained: str | None) -> _Found:
         return _Found(clean_name(model_name), factory.get_model_config(clean_name(model_name)))
     if schema == "local-dir":
         _check_local_dir(identifier, pretrained)
-        folder = Path(identifier)
-        return _Found(model_name, read_config(folder / _CONFIG, folder)["model_cfg"], folder)
+        folder = _local_folder(identifier)
+        config = read_config(folder / _CONFIG, folder)
+        return _Found(f"local-dir:{folder}", config["model_cfg"], folder)
     name, revision = split_revision(identifier)
     repository = Repository(name, revision)
     file = repository.file(_CONFIG)
     config = read_config(file, None)
     return _Found(f"local-dir:{file.parent}", config["model_cfg"], file.parent, repository)
+
+
+def _local_folder(identifier: str) -> Path:
+    return Path(os.path.expanduser(identifier))
 
 
 def _on_meta(found: _Found, options: dict[str, Any], model_name: str) -> nn.Module:
@@ -241,7 +246,7 @@ def source_of(model_name: str, pretrained: str | None) -> tuple:
         return ("tiny",)
     schema, identifier = factory.parse_model_name(model_name)
     if schema == "local-dir":
-        folder = Path(identifier)
+        folder = _local_folder(identifier)
         files = sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
         stamps = tuple((p.name, *stamp(p.stat())) for p in files)
         return (schema, str(folder.absolute()), stamps, pretrained is None)
@@ -363,7 +368,7 @@ def _check_names(model_name: str, pretrained: str | None) -> None:
     if path is not None and os.path.isfile(path):
         return
     before, _, after = pretrained.partition(":")
-    if path is None and os.path.isfile(after):
+    if path is None and os.path.isfile(os.path.expanduser(after)):
         raise ValueError(
             f"pretrained={pretrained!r}: {before!r} is no tag of {model_name!r}, whose tags are "
             f"{tags_there_are(model_name)}. Write TAG:PATH, or the path alone."
@@ -377,7 +382,7 @@ def _check_names(model_name: str, pretrained: str | None) -> None:
 
 
 def _check_local_dir(identifier: str, pretrained: str | None) -> None:
-    folder = Path(identifier)
+    folder = _local_folder(identifier)
     if not (folder / "open_clip_config.json").is_file():
         raise FileNotFoundError(
             f"model_name='local-dir:{identifier}': {folder / 'open_clip_config.json'} is not "
@@ -393,7 +398,7 @@ def _check_local_dir(identifier: str, pretrained: str | None) -> None:
 
 @contextlib.contextmanager
 def _fetching(model_name: str, pretrained: str | None) -> Iterator[None]:
-    """Say which model it was that could not be had, or had no room."""
+    """Say which model could not be had, or did not fit into memory."""
     asked = f"model_name={model_name!r}, pretrained={pretrained!r}"
     try:
         yield
@@ -432,10 +437,10 @@ def _building(model_name: str, pretrained: str | None) -> Iterator[None]:
 
 
 def _checkpoint_file(model_name: str, pretrained: str | None) -> Path:
-    """Return the file that open_clip reads for a model; some name where that is not known."""
+    """Return the file that open_clip reads for a model; a stand-in where that is not known."""
     schema, identifier = factory.parse_model_name(model_name)
     if schema == "local-dir":
-        return Path(_checkpoint_in(Path(identifier)) or identifier)
+        return Path(_checkpoint_in(_local_folder(identifier)) or identifier)
     path = source_named(model_name, pretrained).path if schema is None else None
     return Path(path or "archive.pt")
 

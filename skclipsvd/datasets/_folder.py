@@ -72,7 +72,7 @@ def load_folder(
     ----------
     root : str or path-like
         The folder with the images. Without `split`, every folder in it is a class; the images of a
-        class may lie in further folders inside. Where all folders are called like parts of a data
+        class may lie in further folders inside. Where all folders have the names of parts of a data
         set (``train``, ``Validation``, ``test_set``, ...), each of them holds the classes.
     split : str or path-like, optional
         A file that lists the images instead, with paths relative to `root`:

@@ -247,7 +247,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 def _lock(file: BinaryIO) -> None:
     if sys.platform == "win32":
         while True:
-            file.seek(1 << 30)  # locked bytes cannot be read by others, so one far behind the end
+            file.seek(1 << 30)  # nobody can read locked bytes, so lock one far behind the end
             try:
                 return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
             except OSError:  # after ten seconds

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from ..caching.files import stamp
 from ..caching.process import IMAGES
 from . import disk_cache
-from .formats import LARGE_JPEG, open_rgb, unfit
+from .formats import LARGE_JPEG, allowed_seconds, open_rgb, unfit
 from .items import ROW_OF_X, Item, Name, list_bad, opened, short
 from .preprocessing import size_of, view_transform
 from .stored import Stored
@@ -35,20 +37,20 @@ _ENOUGH = 6
 # A larger set to predict is not the validation part of a search, which is asked for many times.
 _KEPT_AT_MOST = 2000
 _NO_SUCH_FILE = "no such file"
-# Part of what decoded images on disk are found by: raised where the same file gives other pixels.
+# Part of the key of decoded images on disk: to be raised when the same file gives other pixels.
 _PIXELS_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """One image, ready for both uses.
+    """One image, ready to predict and, where that was asked for, to train on.
 
     Attributes
     ----------
     view : uint8 array of shape (height, width, 3)
         What the model sees when it predicts: resized and cropped as its configuration says.
     source : uint8 array of shape (height, width, 3) or None
-        What training crops are cut from; None where the image only passes through to predict.
+        What training crops are cut from; None where nobody asked for it.
     """
 
     view: NDArray[np.uint8]
@@ -60,6 +62,7 @@ def decode_all(
     preprocess: PreprocessCfg,
     n_threads: int,
     *,
+    for_crops: bool = False,
     keep: bool = True,
     name: Name = ROW_OF_X,
     one_is_done: Callable[[], None] = lambda: None,
@@ -74,8 +77,10 @@ def decode_all(
         The model's image configuration.
     n_threads : int
         Threads to read and decode with.
+    for_crops : bool, default=False
+        Whether training crops will be cut, which takes several times the memory, and longer.
     keep : bool, default=True
-        Whether to put what was decoded into the shared cache; what is there is always used.
+        Whether to put what was decoded into the shared cache; what is there already is always used.
     name : callable, optional
         What error messages call ``items[i]``, ``"X[i]"`` by default.
     one_is_done : callable, optional
@@ -93,7 +98,8 @@ def decode_all(
         Images that cannot be decoded, by index and path. Every bad one of `items` is counted.
     """
     statuses = check_exist(items, name)
-    results = _attempt_all(items, statuses, preprocess, n_threads, keep, one_is_done)
+    decode = partial(_decode_shared, preprocess=preprocess, for_crops=for_crops, keep=keep)
+    results = _attempt_all(items, statuses, decode, n_threads, one_is_done)
     bad = [(i, r) for i, r in enumerate(results) if isinstance(r, Exception)]
     for i, error in bad:
         if isinstance(error, MemoryError):
@@ -126,7 +132,8 @@ def find_unreadable(
     reasons = {i: look for i, look in enumerate(looks) if isinstance(look, str)}
     there = [i for i in range(len(items)) if i not in reasons]
     statuses = [look for look in looks if not isinstance(look, str)]
-    results = _attempt_all([items[i] for i in there], statuses, preprocess, n_threads, keep=False)
+    decode = partial(_decode_shared, preprocess=preprocess, for_crops=False, keep=False)
+    results = _attempt_all([items[i] for i in there], statuses, decode, n_threads)
     for i, result in zip(there, results, strict=True):
         if isinstance(result, MemoryError):
             raise result
@@ -138,18 +145,19 @@ def find_unreadable(
 def _attempt_all(
     items: Sequence[Item],
     statuses: Sequence[os.stat_result | None],
-    preprocess: PreprocessCfg,
+    decode: Callable[[Item, os.stat_result | None], Decoded],
     n_threads: int,
-    keep: bool,
     one_is_done: Callable[[], None] = lambda: None,
 ) -> list[Decoded | Exception]:
+    allowed_seconds()  # where it is no number, that is no fault of an image
+
     def attempt(item: Item, status: os.stat_result | None) -> Decoded | Exception:
         try:
-            return _decode_shared(item, status, preprocess, keep)
+            return decode(item, status)
         except Exception as error:
             return error
 
-    # In threads even where it is one: handlers of signals run in the main thread only, so that
+    # In a thread even where it is the only one: signal handlers run in the main thread, so that
     # what is caught here was raised by a decoder.
     results = []
     with ThreadPoolExecutor(min(n_threads, len(items)) or 1) as pool:
@@ -164,7 +172,7 @@ def _attempt_all(
 
 
 def check_exist(items: Sequence[Item], name: Name = ROW_OF_X) -> list[os.stat_result | None]:
-    """Look at every path once.
+    """Check that every path leads to a file; each is looked at once.
 
     Parameters
     ----------
@@ -230,7 +238,7 @@ def iterate(
         What the caller computes on. While it waits for a device, the next batch is decoded; on
         cores that already compute that would only get in the way.
     """
-    room = IMAGES.max_bytes // (2 * _expected_bytes(preprocess))
+    room = IMAGES.max_bytes // (2 * 3 * math.prod(size_of(preprocess)))
     keep = len(items) <= min(_KEPT_AT_MOST, room)
     starts = range(0, len(items), batch_size)
 
@@ -290,7 +298,12 @@ def content_digest(item: Item) -> str:
 
 
 def _decode_shared(
-    item: Item, status: os.stat_result | None, preprocess: PreprocessCfg, keep: bool
+    item: Item,
+    status: os.stat_result | None,
+    *,
+    preprocess: PreprocessCfg,
+    for_crops: bool,
+    keep: bool,
 ) -> Decoded:
     if isinstance(item, Stored):
         item = opened(item)
@@ -298,19 +311,21 @@ def _decode_shared(
         if isinstance(look, str):
             raise ValueError(f"{look}: {short(item)}")
         status = look
-    key = (identity(item, status), _config_key(preprocess))
+    image = (identity(item, status), _config_key(preprocess))
+    # What training has decoded serves to predict; not the other way round.
+    with_source = for_crops or (*image, True) in IMAGES
+    key = (*image, with_source)
     if not keep:
         found = IMAGES.get(key)
-        return _decode(item, preprocess, with_source=False) if found is None else found
+        return _decode(item, preprocess, with_source=for_crops) if found is None else found
 
     def make() -> tuple[Decoded, int]:
-        arrays = disk_cache.read(key, (*size_of(preprocess), 3))
-        if arrays is None:
-            decoded = _decode(item, preprocess)
-            assert decoded.source is not None  # as it is by default
-            disk_cache.write(key, view=decoded.view, source=decoded.source)
+        kept = disk_cache.read(image, (*size_of(preprocess), 3), with_source=with_source)
+        if kept is not None:
+            decoded = Decoded(*kept)
         else:
-            decoded = Decoded(**arrays)
+            decoded = _decode(item, preprocess, with_source=with_source)
+            disk_cache.write(image, view=decoded.view, source=decoded.source)
         return decoded, sum(a.nbytes for a in (decoded.view, decoded.source) if a is not None)
 
     return IMAGES.get_or_make(key, make)
@@ -327,7 +342,7 @@ def _config_key(preprocess: PreprocessCfg) -> tuple:
     )
 
 
-def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) -> Decoded:
+def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool) -> Decoded:
     image = open_rgb(item, enough=_ENOUGH * max(size_of(preprocess)))
     # Copies: what Pillow hands out without one holds twice as much memory.
     view = np.array(view_transform(preprocess)(image), dtype=np.uint8)
@@ -338,12 +353,6 @@ def _decode(item: Item, preprocess: PreprocessCfg, *, with_source: bool = True) 
         size = [max(1, round(side * limit / short_side)) for side in image.size]
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     return Decoded(view, np.array(image, dtype=np.uint8))
-
-
-def _expected_bytes(preprocess: PreprocessCfg) -> int:
-    """Guess what one decoded photograph (4:3) takes in the cache."""
-    height, width = size_of(preprocess)
-    return 3 * height * width + 4 * _SOURCE_SCALE**2 * max(height, width) ** 2
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,13 @@ from ..caching.files import replacing
 _VARIABLE = "SKCLIPSVD_IMAGE_CACHE"
 
 
-def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]] | None:
-    """Return the view and source kept under `key`; None where they are missing or damaged."""
+def read(
+    key: tuple, view_shape: tuple[int, ...], *, with_source: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | None:
+    """Return the view kept under `key`, and the source where it is wanted.
+
+    None where something of it is missing or damaged.
+    """
     file = _file(key)
     if file is None:
         return None
@@ -27,28 +33,35 @@ def read(key: tuple, view_shape: tuple[int, ...]) -> dict[str, NDArray[np.uint8]
         return None
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        kept_for = str(arrays.pop("key"))
+            kept_for = str(archive["key"])
+            view, source = archive["view"], archive["source"] if with_source else None
     except Exception:  # bytes that were changed make zipfile, zlib and numpy raise anything
         return None
     if kept_for != file.stem:  # another image's, under this one's name
         return None
-    if arrays.keys() != {"view", "source"} or arrays["view"].shape != view_shape:
+    if view.shape != view_shape or view.dtype != np.uint8:
         return None
-    shape = arrays["source"].shape
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+    if source is not None and not _is_picture(source):
         return None
-    return arrays if all(array.dtype == np.uint8 for array in arrays.values()) else None
+    return view, source
 
 
-def write(key: tuple, *, view: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
-    """Keep view and source under `key`; a full or read-only disk costs time later, not an error."""
+def _is_picture(array: np.ndarray) -> bool:
+    shape = array.shape
+    return len(shape) == 3 and shape[2] == 3 and 0 not in shape and array.dtype == np.uint8
+
+
+def write(key: tuple, *, view: NDArray[np.uint8], source: NDArray[np.uint8] | None) -> None:
+    """Keep an image under `key`; a full or read-only disk costs time later, not an error."""
     file = _file(key)
     if file is None:
         return
     try:
         with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, key=np.array(file.stem), view=view, source=source)
+            arrays: dict[str, Any] = {"key": np.array(file.stem), "view": view}
+            if source is not None:
+                arrays["source"] = source
+            np.savez(stream, **arrays)
     except OSError:
         return
 

@@ -6,9 +6,10 @@ import math
 import os
 import stat
 import threading
+import time
 from functools import cache
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -30,6 +31,13 @@ DECODED_FORMATS = frozenset({
 # fmt: on
 _LONGEST_PATH = 1024
 _MAX_FILE_BYTES = 2 * 2**30
+_VARIABLE = "SKCLIPSVD_IMAGE_SECONDS"
+# Of computing. The largest image that Pillow takes, 179 million pixels, needs 70 as JPEG 2000,
+# 200 as a PPM in letters, and less than 25 as anything else.
+_SECONDS = 300.0
+# Bytes that a progressive JPEG's decoder gets at a time. For each scan it goes over all pixels, and
+# some fifty bytes are a scan.
+_OF_SCANS = 4096
 # A JPEG of this many pixels is decoded at half its size or less, where enough is left.
 LARGE_JPEG = 8_000_000
 _KINDS = (
@@ -86,7 +94,8 @@ def open_rgb(item: Item, enough: int | None = None) -> Image.Image:
     ------
     Exception
         Whatever Pillow's decoders raise. Files larger than Pillow allows
-        (``PIL.Image.MAX_IMAGE_PIXELS``) are refused before their pixels take memory.
+        (``PIL.Image.MAX_IMAGE_PIXELS``) are refused before their pixels take memory; those that
+        take longer to compute than `SKCLIPSVD_IMAGE_SECONDS` are given up.
     """
     item = opened(item)
     if isinstance(item, np.ndarray):
@@ -117,6 +126,8 @@ def _open_file(file: BinaryIO, enough: int | None) -> Image.Image:
             f"{str(error).split(',')[0]}. If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
             "(twice of it is the limit) or set it to None"
         ) from None
+    except _TakesTooLongError as error:
+        raise ValueError(str(error)) from None
     except (SyntaxError, ValueError, OSError) as error:
         pixels = _png_without_metadata(file)
         if pixels is None:
@@ -137,11 +148,54 @@ def _open_file(file: BinaryIO, enough: int | None) -> Image.Image:
 def _decode(file: BinaryIO, enough: int | None) -> Image.Image:
     # Of an open file, not of its name: Pillow would map the file then, and a file that is cut off
     # while it is mapped ends the process.
-    with Image.open(file, formats=_formats()) as image:
+    with Image.open(_Timed(file), formats=_formats()) as image:
+        if "progressive" in image.info:
+            image.decodermaxblock = _OF_SCANS
         if enough is not None and math.prod(image.size) >= LARGE_JPEG:
             _decode_smaller(image, enough)
         image.load()
         return _to_rgb(_upright(image, in_place=True))
+
+
+class _TakesTooLongError(Exception):
+    """None of those that Pillow takes for a sign of another format."""
+
+
+class _Timed:
+    """A file that is read no further when its thread has computed for too long.
+
+    The time is the processor's: neither a slow disk nor a process that was stopped for an hour
+    makes a picture a bad one.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._seconds = allowed_seconds()
+        self._until = time.thread_time() + self._seconds
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read as the file does, while there is time."""
+        if time.thread_time() > self._until:
+            raise _TakesTooLongError(
+                f"takes more than {self._seconds:g} s to decode. If you trust the file, set the "
+                f"environment variable {_VARIABLE} to more, or save it anew in another format"
+            )
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def allowed_seconds() -> float:
+    """Return how long one image may be decoded, of the processor's time."""
+    said = os.environ.get(_VARIABLE) or _SECONDS
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise ValueError(f"{_VARIABLE}={said!r}: give a number of seconds; 'inf' is no limit.")
+    return seconds
 
 
 @cache

@@ -43,16 +43,18 @@ def as_items(X: Images) -> list[Item]:
     Parameters
     ----------
     X : sequence
-        Paths (str or Path), encoded images (bytes), PIL images, (height, width, 3) uint8 arrays or
-        what converts to them, or dictionaries {"bytes": ..., "path": ...} as Hugging Face data
-        sets hold them; in a list, tuple, 1-D or (n, 1) array, Series, one-column frame or pyarrow
-        array; one (n, height, width, 3) uint8 array, data set or tensor on the CPU; or a map-style
-        data set of images or of (image, label): a column of Hugging Face data, torchvision's.
+        Paths (str or Path; ``~`` is the home folder), encoded images (bytes), PIL images, (height,
+        width, 3) uint8 arrays or what converts to them, or dictionaries {"bytes": ..., "path": ...}
+        as Hugging Face data sets hold them; in a list, tuple, 1-D or (n, 1) array, Series,
+        one-column frame or pyarrow array; one (n, height, width, 3) uint8 array, data set or tensor
+        on the CPU; or a map-style data set of images or of (image, label): a column of Hugging Face
+        data, torchvision's.
 
     Returns
     -------
     items : list
-        str for paths; bytes, PIL images and arrays as they came; places in a data set.
+        str for paths, with ``~`` expanded; bytes, PIL images and arrays as they came; places in a
+        data set.
 
     Raises
     ------
@@ -163,10 +165,10 @@ def _as_item(index: int, item: Any) -> Item:
         return _of_pair(index, item)
     if isinstance(item, str) and (url := _URL.match(item)):
         raise ValueError(_how_to_fetch(index, item, url[1].lower()))
-    if isinstance(item, (bytearray, memoryview)):
-        item = bytes(item)
-    if isinstance(item, (str, bytes)):
-        return item
+    if isinstance(item, str):
+        return os.path.expanduser(item)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
     if is_missing(item):
         raise ValueError(f"X[{index}] is missing (NaN or None); drop the row or give it an image.")
     raise TypeError(

@@ -90,7 +90,7 @@ def resize_together(
 def _pack(crops: Crops, *, pinned: bool) -> Tensor:
     """Put crops into the corners of one (batch, longest height, longest width, 3) tensor.
 
-    What lies beside a crop stays whatever it was: its weights are zero.
+    The memory beside a crop is not initialised: its weights are zero.
     """
     height, width = np.max([crop.shape[:2] for crop in crops], axis=0)
     packed = torch.empty((len(crops), height, width, 3), dtype=torch.uint8, pin_memory=pinned)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..forks import in_forked_children
-from ..progress import one_bar
+from ..progress import Bar
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -144,7 +144,7 @@ def _image_column(X: Any) -> str:
 
 
 def _of_hugging_face(dataset: Any, column: str) -> list[Any]:
-    """Ask for the encoded files: smaller than their pixels, and sooner told apart."""
+    """Ask for the encoded files: smaller than their pixels, and faster to hash."""
     if not hasattr(dataset, "__len__"):
         raise TypeError(
             f"X is a {type(dataset).__name__}, which has no length; pass a generator to predict, "
@@ -169,7 +169,7 @@ def answered_in_parts(
     """
     answers: list[NDArray[Number]] = []
     done = 0
-    with one_bar("embedding", None, "image"):
+    with Bar("embedding", None, "image", keep=True) as bar:
         while (images := [image_of(record) for record in islice(X, size)]) or not answers:
             try:
                 answers.append(answer(images))
@@ -178,5 +178,6 @@ def answered_in_parts(
                     error.add_note(f"X is a stream: its rows are counted from image {done} on.")
                 raise
             done += len(images)
+            bar.reach(done)
             del images  # before the next ones are read
     return np.concatenate(answers)

@@ -39,7 +39,7 @@ def describe_heads(
     written as sparse non-negative mixtures of texts, in the manner of SITH [2]_.
 
     The texts are embedded by the frozen text tower: the adapted one was tuned for the class names
-    only, and what it makes of other words is nobody's intention. From all text embeddings their
+    only, and what it makes of other words means nothing. From all text embeddings their
     mean is subtracted, which says only that they are texts.
 
     Parameters

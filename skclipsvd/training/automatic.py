@@ -28,10 +28,10 @@ _STEPS_IN_GENERAL = 200
 _EPOCHS_AT_LEAST = 5
 # The rate for one image per class, and how it grows with their number, up to 16.
 _LR, _GROWTH, _SHOTS_AT_MOST = 0.03, 0.25, 16
-# What a backbone knows already is to be moved less: from half the loss of a guess on the rate is
-# that above, and below in proportion, down to a third.
+# A backbone that knows the classes already is moved less: where its loss is half of a guess's or
+# more the rate is that above; where it is less the rate is so in proportion, down to a third.
 _LOSS_OF_A_FULL_RATE, _RATE_AT_LEAST = 0.5, 1 / 3
-# The loss of a sample says it: as many images, evenly spread, as a step has, without a way back.
+# The loss of a sample tells: as many images, evenly spread, as a step has; a forward pass only.
 STARTING_IMAGES, _AT_A_TIME = 32, 8
 # Below this mean loss of an epoch, going on changes what is right already: it saves time, and what
 # a backbone knew that needs little training.

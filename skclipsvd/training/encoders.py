@@ -50,7 +50,7 @@ class Encoders:
         self.model, self.task, self.recipe = model, task, recipe
         self.adaptation = adaptation
         self.seed, self.n_passes = seed, 0
-        # torch's checkpointing sets the generator of the process, too, when it goes back.
+        # torch's checkpointing sets the process's generator, too, in the backward pass.
         self.uses_shared_generator = recipe.checkpointing or draws_random_numbers(model)
         adaptation.cast(recipe.dtype)
         trained = {target.tower for target in adaptation.targets}
@@ -77,8 +77,8 @@ class Encoders:
         """Add up the gradients of one batch's mean loss, and return that loss.
 
         What it predicts on the way is noted in `seen`. The texts are encoded once for the whole
-        batch: micro-batches collect the gradient of the text features, which then goes back through
-        the text tower in one piece.
+        batch: micro-batches collect the gradient of the text features, which then goes through
+        the text tower backwards in one piece.
         """
         self._train(True)
         with self._own_randomness():
@@ -99,9 +99,9 @@ class Encoders:
 
     @torch.no_grad()
     def repeat_first_epoch(self, batches: Iterable[NDArray[np.intp]]) -> None:
-        """Fill what frozen blocks remember, in the batches that filled it before the fit was cut.
+        """Fill what frozen blocks remember, by the batches that filled it before the fit was cut.
 
-        In others its last bits could be other ones.
+        Other batches could round the last bits otherwise.
         """
         if self.below is None or not self.task.fixed_pixels:
             return
@@ -111,7 +111,7 @@ class Encoders:
                 self._encode_pixels(self.task.pixels(part), part)
 
     def activation_bytes(self) -> int:
-        """Estimate what a step keeps for its way back, from an image or two and a few prompts."""
+        """Estimate what a step keeps to go backwards, from an image or two and a few prompts."""
         self._train(True)
         with self._own_randomness():
             of_images = 0 if self.frozen_images is not None else self._image_bytes()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ..caching.memory import free_memory
 
 ADVICE = (
     "Lower micro_batch_size (the result stays the same), set checkpointing=True, use "
@@ -72,13 +73,7 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-            return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-        except (OSError, StopIteration, ValueError):
-            return None
-    return None
+    return free_memory() if device.type == "cpu" else None
 
 
 def check_capacity(needed: int, device: torch.device) -> None:

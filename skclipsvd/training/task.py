@@ -34,7 +34,8 @@ class Recipe:
     dtype : torch.dtype
         Of the matrix products; trained numbers and the loss are float32.
     checkpointing : bool
-        Whether to keep only each block's input and compute its activations again when going back.
+        Whether to keep only each block's input and compute its activations again in the backward
+        pass.
     learnt_loss : float
         Training ends after an epoch whose mean loss is below it.
     """

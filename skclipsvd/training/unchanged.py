@@ -21,7 +21,7 @@ from ..images import normalise
 from .task import Task
 
 _AT_A_TIME = 8
-# Looking costs two passes without a way back: at most a thirtieth of a longer training.
+# Looking costs two forward passes: at most a thirtieth of a longer training.
 _SHARE, _AT_LEAST = 0.05, 32
 
 

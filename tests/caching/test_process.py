@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -100,19 +101,48 @@ def test_no_cache_may_take_more_than_a_quarter_of_the_memory():
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_containers_limit_counts(tmp_path, version):
+    """Its files keep 200,000 of the 900,000 bytes in use only until somebody wants them."""
     own, root = tmp_path / "own", tmp_path / "cgroup"
     if version == 2:
         own.write_text("0::/pod/box\n")
-        folder, name = root / "pod" / "box", "memory.max"
+        folder, files = root / "pod" / "box", "inactive_file"
+        limit, used = "memory.max", "memory.current"
         folder.mkdir(parents=True)
-        (root / "pod" / name).write_text("max\n")
+        (root / "pod" / limit).write_text("max\n")
     else:
         own.write_text("9:name=systemd:/\n4:cpu,memory:/pod/box\n")
-        folder, name = root / "memory" / "pod" / "box", "memory.limit_in_bytes"
+        folder, files = root / "memory" / "pod" / "box", "total_inactive_file"
+        limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         folder.mkdir(parents=True)
-    (folder / name).write_text("1000000\n")
-    assert memory.control_group_limits(root, own) == [1_000_000]
-    assert memory.control_group_limits(root / "none", tmp_path / "none") == []
+    (folder / limit).write_text("1000000\n")
+    assert memory.control_groups(root, own) == [memory.ControlGroup(1_000_000, 1_000_000)]
+    (folder / used).write_text("900000\n")
+    (folder / "memory.stat").write_text(f"cache 300000\nactive_file 0\n{files} 200000\n")
+    assert memory.control_groups(root, own) == [memory.ControlGroup(1_000_000, 300_000)]
+    assert memory.control_groups(root / "none", tmp_path / "none") == []
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
+def test_what_is_free_is_less_than_what_there_is():
+    assert 0 < memory.free_memory() < memory.memory_limit()
+
+
+def test_caches_give_memory_back_where_it_is_short():
+    """For whatever needs it: the least recently used of all go, and each cache's newest stays."""
+    missing, mib = 0, 2**20
+    budget = Budget(1000 * mib, lambda: missing)
+    one, other = ByteCache(1000 * mib, budget), ByteCache(1000 * mib, budget)
+    for i in range(10):
+        (one, other)[i % 2].put(i, i, 70 * mib)
+    assert [i for i in range(10) if i in one or i in other] == list(range(10))
+    missing = 150 * mib
+    one.put("a", 1, 70 * mib)
+    assert [i for i in range(10) if i in one or i in other] == list(range(3, 10))
+    missing = 10_000 * mib
+    other.put("b", 1, 70 * mib)
+    assert (one.info()["entries"], other.info()["entries"]) == (1, 1)
+    assert "a" in one
+    assert "b" in other
 
 
 class Somebody:

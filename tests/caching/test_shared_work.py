@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 import skclipsvd
 import skclipsvd.clip.backbone
-from skclipsvd import CLIPSVDClassifier
+from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.clip import fingerprint, load_backbone
 
 CPU = torch.device("cpu")
@@ -61,6 +61,33 @@ def test_a_grid_search_decodes_loads_and_decomposes_once(calls, digits):
     assert len(calls["built"]) == 1
     misses = {name: cache["misses"] for name, cache in skclipsvd.cache_info().items()}
     assert misses == {"images": 200, "backbones": 1, "factors": n_matrices, "merged": n_fits}
+
+
+def test_what_is_only_predicted_keeps_no_copy_to_crop(calls, photographs):
+    """A view of 32 x 32 pixels; crops are cut from a copy of 64 x 87 beside it."""
+    paths, labels = photographs
+    view, source = 3 * 32 * 32, 3 * 64 * 87
+    clf = CLIPSVDClassifier("tiny", max_steps=1, lr=0.01, random_state=0)
+
+    def kept():
+        images = skclipsvd.cache_info()["images"]
+        return images["entries"], images["bytes"]
+
+    zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels)
+    first = zero_shot.predict_proba(paths[:6])
+    assert kept() == (6, 6 * view)
+    clf.set_params(augment=False).fit(paths[:12:2], labels[[0, -1] * 3])
+    assert kept() == (9, 9 * view)
+    assert Counter(file.name for (file,) in calls["opened"]).most_common(1)[0][1] == 1
+
+    clf.set_params(augment=True).fit(paths[:6], labels[[0, -1] * 3])
+    assert kept() == (15, 15 * view + 6 * source)
+    opened = len(calls["opened"])
+    skclipsvd.caching.process.IMAGES.clear()
+    clf.fit(paths[:6], labels[[0, -1] * 3]).predict(paths[:6])  # what is there serves both
+    assert kept() == (6, 6 * (view + source))
+    assert len(calls["opened"]) == opened + 6
+    np.testing.assert_array_equal(zero_shot.predict_proba(paths[:6]), first)
 
 
 def test_threads_may_use_two_classifiers_of_one_backbone(digits, fresh_caches):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 import skclipsvd
-from skclipsvd import CLIPSVDClassifier
+from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
 from skclipsvd.clip import fingerprint, load_backbone
 
 
@@ -369,3 +369,12 @@ def test_a_bad_validation_image_is_named_as_one(digits, tmp_path):
         CLIPSVDClassifier("tiny", max_steps=1).fit(
             paths, labels, X_val=[paths[0], bad], y_val=labels[:2]
         )
+
+
+@pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier])
+@pytest.mark.parametrize("method", ["fit", "predict", "predict_proba", "decision_function"])
+def test_a_call_without_images_names_the_users_class(kind, method):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.{method}\(\): missing .*'X'"):
+        getattr(kind("tiny"), method)()
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.{method}\(\): .*'images'"):
+        getattr(kind("tiny"), method)([], images=[])

@@ -853,7 +853,7 @@ def test_ensembles_that_mend_or_refuse_numbers_warn_too(name, ten):
 def test_no_words_fit_where_every_classifier_numbers_anew(name, ten):
     """And text labels are no help there; the classifier itself is better, and needs one fit."""
     plain = accuracy("classifier", learner(), ten)
-    with pytest.warns(BareLabelWarning, match="OneVsRestClassifier and OutputCodeClassifier"):
+    with pytest.warns(BareLabelWarning, match="OneVsOneClassifier and OutputCodeClassifier"):
         assert accuracy(name, NUMBERED_ANEW[name](learner()), ten) < plain - 0.05
 
 

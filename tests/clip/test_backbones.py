@@ -2,16 +2,21 @@
 
 import json
 import os
+import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers.mutations import no_longer_than, peak_bytes
 
 from skclipsvd import (
     CLIPEncoder,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
+    clear_caches,
     describe_targets,
 )
 from skclipsvd.clip import load_backbone
@@ -45,6 +50,56 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(folder, tmp_path, kind):
     with pytest.raises(ValueError, match="not made of plain weights"):
         CLIPZeroShotClassifier(f"local-dir:{folder}").fit(None, LABELS)
     assert not trace.exists()
+
+
+def mutated(data, rng, trace):
+    """Flip, zero, cut or insert some bytes, or put a program among them."""
+    data, what, at = bytearray(data), rng.randrange(6), rng.randrange(len(data))
+    if rng.random() < 0.5:  # headers, and what a zip archive lists at its end
+        at = rng.choice([rng.randrange(2000), len(data) - 1 - rng.randrange(2000)])
+    if what == 0:
+        data[at] ^= 1 << rng.randrange(8)
+    elif what == 1:
+        data[at : at + 64] = bytes(64)
+    elif what == 2:
+        del data[at:]
+    elif what == 3:
+        data[at:at] = rng.randbytes(rng.choice([1, 8, 1000]))
+    elif what == 4:
+        del data[at : at + rng.choice([1, 8, 1000])]
+    else:
+        call = f"cos\nmkdir\n(V{trace}\ntR.".encode()
+        data[at : at + len(call)] = call
+    return bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_two_hundred_mutated_checkpoints(folder, photographs, tmp_path, suffix, record_property):
+    """Each is refused, or gives finite answers; nothing in it is run."""
+    trace, rng, peak, counts = tmp_path / "it ran", random.Random(4), peak_bytes(), Counter()
+    file = folder / "open_clip_model.safetensors"
+    if suffix == ".bin":
+        state = load_backbone(f"local-dir:{folder}", None, torch.device("cpu")).model.state_dict()
+        file.unlink()
+        file = folder / "open_clip_pytorch_model.bin"
+        torch.save(state, file)
+    whole = file.read_bytes()
+    for _ in range(200):
+        file.write_bytes(mutated(whole, rng, trace))
+        clear_caches()
+        with no_longer_than(120):
+            try:
+                clf = CLIPZeroShotClassifier(f"local-dir:{folder}").fit(None, LABELS)
+                answer, said = clf.predict_proba(photographs[0][:2]), None
+            except ValueError as error:
+                said = str(error)
+        assert not trace.exists()
+        counts["answered" if said is None else "refused"] += 1
+        assert np.isfinite(answer).all() if said is None else 10 < len(said) < 3000
+    assert peak_bytes() - peak < 2**30
+    for outcome, count in counts.items():
+        record_property(f"mutations of checkpoints: {outcome}", count)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")

@@ -62,12 +62,12 @@ def hub(monkeypatch, tmp_path):
     """A cache of the hub's client, to put files in."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    def put(repository, content):
+    def put(repository, content, name="open_clip_model.safetensors"):
         folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text("0" * 40)
         (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-        (folder / "snapshots" / ("0" * 40) / "open_clip_model.safetensors").write_bytes(content)
+        (folder / "snapshots" / ("0" * 40) / name).write_bytes(content)
 
     return put
 
@@ -75,6 +75,28 @@ def hub(monkeypatch, tmp_path):
 def told(backbone):
     config = backbone.config
     return config["activation"], config["resize_mode"], config["mean"]
+
+
+@pytest.mark.parametrize("form", ["file", "tag and file", "folder"])
+def test_the_home_folder_is_found(form, architecture, file, small_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = Path(small_model.removeprefix("local-dir:"))
+    asked = {
+        "file": (architecture, "~/downloaded.safetensors", file),
+        "tag and file": (architecture, "plain:~/downloaded.safetensors", f"plain:{file}"),
+        "folder": ("local-dir:~/model", "anything", "anything"),
+    }[form]
+    (tmp_path / "model").symlink_to(folder, target_is_directory=True)
+    name, near, far = asked
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AmbiguousCheckpointWarning)
+        found = load_backbone(name, near, CPU)
+        same = load_backbone(small_model if form == "folder" else name, far, CPU)
+    assert found.identity == same.identity
+    missing = ("local-dir:~/gone", None) if form == "folder" else (name, near.replace("down", "up"))
+    with pytest.raises(FileNotFoundError, match="~/"):
+        load_backbone(*missing, CPU)
 
 
 # --- all of open_clip's tags, without weights
@@ -211,6 +233,14 @@ def test_a_copy_of_what_the_hub_brought_is_used_as_its_tag(
     by_file = load_backbone(architecture, file, CPU)
     assert told(by_tag) == told(by_file) == WANTED[tag]
     assert by_tag.identity == by_file.identity
+
+
+def test_a_copy_in_the_safe_format_is_known_too(architecture, file, hub, fresh_caches, monkeypatch):
+    """A load takes it where the table names the other format."""
+    named = tables._pcfg(hf_hub="someone/named/weights.bin", quick_gelu=True)
+    monkeypatch.setitem(tables._PRETRAINED, "small-CLIP", {**TAGS, "quick": named})
+    hub("someone/named", Path(file).read_bytes(), "weights.safetensors")
+    assert told(load_backbone(architecture, file, CPU)) == WANTED["quick"]
 
 
 def test_a_file_that_is_no_copy_is_not(architecture, file, hub, fresh_caches):

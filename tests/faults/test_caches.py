@@ -81,21 +81,21 @@ def damage_and_fit(cold_fit, folder, damage, suffix, n_turns):
             cold_fit()
         assert contents(folder).keys() == made.keys()
         same(cold_fit(), answer)
-    return n_turns
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_changes_no_answer(cold_fit, disk, damage, suffix):
+def test_a_damaged_cache_changes_no_answer(cold_fit, disk, damage, suffix, record_property):
     damage_and_fit(cold_fit, disk.folder, damage, suffix, 1)
+    record_property("damages of cached files", 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, zeros, another])
-def test_no_damage_to_a_cache_changes_an_answer(cold_fit, disk, damage, suffix):
-    n = damage_and_fit(cold_fit, disk.folder, damage, suffix, 20)
-    print(f"\n{damage.__name__} {suffix}: {n} times")
+def test_no_damage_to_a_cache_changes_an_answer(cold_fit, disk, damage, suffix, record_property):
+    damage_and_fit(cold_fit, disk.folder, damage, suffix, 20)
+    record_property("damages of cached files", 20)
 
 
 COLD_START = """
@@ -221,7 +221,7 @@ def change_after_the_look(monkeypatch, path, change):
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_an_image_that_changes_meanwhile_is_named(
-    small_model, pictures, monkeypatch, fresh_caches, change, method
+    small_model, pictures, monkeypatch, fresh_caches, change, method, record_property
 ):
     X, y = [str(path) for path in pictures], ["a", "b", "a", "b", "a"]
     clf = CLIPSVDClassifier(small_model, **FAST).fit(X, y)
@@ -236,10 +236,11 @@ def test_an_image_that_changes_meanwhile_is_named(
     pictures[3].unlink(missing_ok=True)
     pictures[3].write_bytes(good)
     same(clf.predict_proba(X), before)
+    record_property("files that change between the look and the read", 1)
 
 
 def test_an_image_that_is_another_meanwhile_is_that_one(
-    small_model, pictures, monkeypatch, fresh_caches
+    small_model, pictures, monkeypatch, fresh_caches, record_property
 ):
     X = [str(path) for path in pictures]
     clf = CLIPZeroShotClassifier(small_model).fit(None, ["a", "b"])
@@ -252,10 +253,11 @@ def test_an_image_that_is_another_meanwhile_is_that_one(
     change_after_the_look(monkeypatch, pictures[3], is_replaced)
     same(clf.predict_proba(X[3:4]), answers[:1])
     same(clf.predict_proba(X[3:4]), answers[:1])
+    record_property("files that change between the look and the read", 1)
 
 
 def test_a_file_that_is_cut_off_while_it_is_decoded_ends_no_process(
-    tmp_path, monkeypatch, fresh_caches
+    tmp_path, monkeypatch, fresh_caches, record_property
 ):
     """Pillow maps plain bitmaps into memory where it knows their names."""
     path = tmp_path / "plain.bmp"
@@ -268,10 +270,13 @@ def test_a_file_that_is_cut_off_while_it_is_decoded_ends_no_process(
 
     monkeypatch.setattr(ImageOps, "exif_transpose", cut_off)
     assert (np.asarray(formats.open_rgb(str(path))) == 9).all()
+    record_property("files that change between the look and the read", 1)
 
 
 @pytest.mark.parametrize("change", [vanishes, shrinks, is_emptied, becomes_a_folder])
-def test_an_adapter_that_changes_meanwhile_is_an_error(small_model, tmp_path, monkeypatch, change):
+def test_an_adapter_that_changes_meanwhile_is_an_error(
+    small_model, tmp_path, monkeypatch, change, record_property
+):
     path = tmp_path / "a.safetensors"
     clf = CLIPZeroShotClassifier(small_model).fit(None, ["a", "b"])
     clf.save_adapter(path)
@@ -291,3 +296,4 @@ def test_an_adapter_that_changes_meanwhile_is_an_error(small_model, tmp_path, mo
         path.rmdir()
     clf.save_adapter(path)
     assert load_adapter(path, small_model).classes_.tolist() == ["a", "b"]
+    record_property("files that change between the look and the read", 1)

@@ -142,7 +142,10 @@ def test_an_interrupt_anywhere_leaves_all_as_before_or_after(make_operation, nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FITS, *OTHERS])
-def test_an_interrupt_everywhere_leaves_all_as_before_or_after(make_operation, name, tmp_path):
+def test_an_interrupt_everywhere_leaves_all_as_before_or_after(
+    make_operation, name, tmp_path, record_property
+):
     n = interrupt(make_operation[name](), int(os.environ.get("SKCLIPSVD_PLACES", 60)), tmp_path)
-    print(f"\n{name}: interrupted at {n} places")
+    record_property(f"interrupts: {name}", n)
+    record_property("interrupts: in all", n)
     assert n > 12

@@ -24,7 +24,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new(kind, small_model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_a_writer_killed_anywhere_leaves_the_old_or_the_new(
-    kind, small_model, photographs, tmp_path
+    kind, small_model, photographs, tmp_path, record_property
 ):
     command = [sys.executable, "-m", "tests.helpers.kills", kind, "100000", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -36,6 +36,8 @@ def test_a_writer_killed_anywhere_leaves_the_old_or_the_new(
         check=True,
     ).stdout
     n_killed, n_left = json.loads(answer)
-    print(f"\n{kind}: killed at {n_killed} places, {n_left} temporary files left and removed")
+    record_property(f"kills: {kind}", n_killed)
+    record_property("kills: in all", n_killed)
+    record_property("kills: temporary files left, and removed later", n_left)
     assert n_killed > 50
     assert kind == "row" or n_left > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHORT = "fits=90, predictions=25, pictures=1000"
+SHORT = "fits=90, predictions=25, files=4000, pictures=1000"
 
 
 def soak(part):
@@ -18,7 +18,7 @@ def soak(part):
         f"print(json.dumps(soak.PARTS[{part!r}](argparse.Namespace({SHORT}))))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True
     )
@@ -38,6 +38,13 @@ def test_eight_threads_agree_while_caches_are_cleared():
     found = soak("threads")
     assert found["bit-equal"] == found["predictions"] == 200
     assert found["caches cleared"] > 0
+
+
+@pytest.mark.slow
+def test_thousands_of_files_are_predicted_in_memory_that_does_not_grow():
+    found = soak("files")
+    assert found["bit-equal"] == found["files"] == 4000
+    assert found["growth, %"] <= 1
 
 
 @pytest.mark.slow

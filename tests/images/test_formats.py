@@ -1,10 +1,12 @@
 """Strangers' pictures: nothing is run, nothing hangs, and pixels are judged by themselves."""
 
 import os
+import random
 import signal
 import socket
 import struct
 import zlib
+from collections import Counter
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.mutations import no_longer_than, peak_bytes
 from open_clip.transform import PreprocessCfg
 from PIL import EpsImagePlugin, Image, ImageFile
 from sklearn.datasets import load_sample_image
@@ -19,6 +22,7 @@ from sklearn.datasets import load_sample_image
 from skclipsvd import clear_caches
 from skclipsvd.exceptions import BitDepthWarning
 from skclipsvd.images import as_items, check_exist, decode_all, identity
+from skclipsvd.images.formats import DECODED_FORMATS
 from skclipsvd.images.preprocessing import view_transform
 
 CONFIG = PreprocessCfg(size=32)
@@ -49,31 +53,45 @@ def with_chunk(photo, kind, content, *, damaged=False):
     return data[:33] + added + data[33:]
 
 
-def test_postscript_is_never_handed_to_another_program(tmp_path, monkeypatch):
+def test_postscript_is_never_handed_to_another_program(tmp_path, monkeypatch, record_property):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("ran"))
     path = tmp_path / "photo.jpg"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     for item in (str(path), path.read_bytes()):
         with pytest.raises(ValueError, match=r"X\[0\].*PostScript"):
             decode_all([item], CONFIG, 1)
+    record_property("kinds of files that are no pictures", 1)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "is empty"),
+        (b"no picture", "not an image file"),
+        (bytes(4096), "not an image file"),
         (b"%PDF-1.7 and more", "PDF"),
+        (b"\xc5\xd0\xd3\xc6 and more", "PostScript"),
+        (b"\xd7\xcd\xc6\x9a and more", "WMF"),
+        (b"\1\0\0\0 and more", "EMF"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"GRIB and more", "GRIB"),
+        (b"PK\3\4 and more", "ZIP"),
+        (b"\n <svg xmlns='x'/>", "SVG"),
+        (b"<?xml version='1.0'?>", "XML or SVG"),
+        (b"<!doctype html>", "web page"),
         (b"<html><body>404", "web page"),
+        (b"\x93NUMPY\1\0", "np.load"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"\0\0\0\x18ftypheic0000", "pillow-heif"),
         (bytes(128) + b"DICM", "pydicom"),
     ],
 )
-def test_what_is_no_image_is_called_by_its_name(tmp_path, content, said):
+def test_what_is_no_image_is_called_by_its_name(tmp_path, content, said, record_property):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=said):
         decode_all([str(path)], CONFIG, 1)
+    record_property("kinds of files that are no pictures", 1)
 
 
 def bombs():
@@ -83,11 +101,12 @@ def bombs():
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_a_decompression_bomb_is_refused_before_it_is_loaded(kind, monkeypatch):
+def test_a_decompression_bomb_is_refused_before_it_is_loaded(kind, monkeypatch, record_property):
     content = bombs()[kind]
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=r"X\[0\].*raise PIL\.Image\.MAX_IMAGE_PIXELS"):
         decode_all([content], CONFIG, 1)
+    record_property("pictures made to take memory or time", 1)
 
 
 def test_the_limit_of_pixels_is_pillows_own(photo, monkeypatch, fresh_caches):
@@ -101,7 +120,7 @@ def test_the_limit_of_pixels_is_pillows_own(photo, monkeypatch, fresh_caches):
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_001), (1, 1_000_000)])
-def test_a_thin_image_takes_no_more_than_its_middle(size, monkeypatch):
+def test_a_thin_image_takes_no_more_than_its_middle(size, monkeypatch, record_property):
     resized, original = [], Image.Image.resize
 
     def resize(self, size, *args, **kwargs):
@@ -113,6 +132,7 @@ def test_a_thin_image_takes_no_more_than_its_middle(size, monkeypatch):
     assert view.size == (224, 224)
     assert max(max(s) for s in resized) <= 17 * 224
     assert (np.asarray(view) == (255, 0, 0)).all()
+    record_property("pictures made to take memory or time", 1)
 
 
 @pytest.mark.parametrize("size", [(1000, 20), (20, 1001), (640, 40), (641, 40)])
@@ -132,7 +152,7 @@ def test_the_middle_of_a_thin_image_is_open_clips_to_half_a_pixel(size):
         assert difference == 0
 
 
-def test_pipes_sockets_and_devices_are_refused_by_kind(tmp_path, monkeypatch):
+def test_pipes_sockets_and_devices_are_refused_by_kind(tmp_path, monkeypatch, record_property):
     monkeypatch.chdir(tmp_path)  # a socket's name is short
     os.mkfifo("pipe.jpg")
     server = socket.socket(socket.AF_UNIX)
@@ -147,14 +167,107 @@ def test_pipes_sockets_and_devices_are_refused_by_kind(tmp_path, monkeypatch):
         server.close()
     for i, kind in enumerate(("is a pipe", "is a socket", "is a device", "is a folder")):
         assert f"X[{i}] = {items[i]!r}: {kind}" in str(caught.value)
+    record_property("kinds of files that are no pictures", len(items))
 
 
-def test_a_huge_file_is_not_read(tmp_path):
+def test_a_huge_file_is_not_read(tmp_path, record_property):
     path = tmp_path / "huge.tif"
     with path.open("wb") as file:
         file.truncate(3 * 2**30)  # takes no space
     with pytest.raises(ValueError, match=r"X\[0\].*3\.0 GiB"):
         decode_all([str(path)], CONFIG, 1)
+    record_property("pictures made to take memory or time", 1)
+
+
+def many_scans(side, n):
+    """A progressive JPEG whose last scan, of a few bytes, stands there `n` times more.
+
+    A decoder goes over all pixels for each.
+    """
+    file = BytesIO()
+    Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True, quality=5)
+    data = file.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xc4") : -2] * n + data[-2:]
+
+
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_a_small_file_that_takes_long_is_given_up(
+    tmp_path, monkeypatch, fresh_caches, form, record_property
+):
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_SECONDS", "1")
+    paths = []
+    for i, n_scans in enumerate((0, 2000)):  # the latter takes five
+        paths.append(tmp_path / f"{i}.jpg")
+        paths[i].write_bytes(many_scans(2000, n_scans))
+    assert paths[1].stat().st_size < 200_000
+    items = [str(path) if form == "file" else path.read_bytes() for path in paths]
+    with pytest.raises(ValueError, match=r"1 image.*X\[1\].*more than 1 s to decode") as caught:
+        decode_all(items, CONFIG, 1)
+    assert "SKCLIPSVD_IMAGE_SECONDS" in str(caught.value)
+    assert (decode_all(items[:1], CONFIG, 1)[0].view == 128).all()
+    record_property("pictures made to take memory or time", 1)
+
+
+@pytest.mark.parametrize("said", ["a minute", "-1", "0", "nan"])
+def test_a_time_that_is_none_is_no_fault_of_the_images(photo, monkeypatch, fresh_caches, said):
+    monkeypatch.setenv("SKCLIPSVD_IMAGE_SECONDS", said)
+    with pytest.raises(ValueError, match=f"^SKCLIPSVD_IMAGE_SECONDS='{said}': give a number"):
+        decode_all([photo], CONFIG, 1)
+
+
+Image.init()
+WRITTEN = sorted(DECODED_FORMATS & Image.SAVE.keys())
+
+
+def in_format(photo, name):
+    """A picture file of a format; None where this Pillow was built without it."""
+    image = {"MSP": photo.convert("1"), "XBM": photo.convert("1"), "BLP": photo.convert("P"),
+             "SPIDER": photo.convert("F"), "ICO": photo.resize((48, 48)),
+             "ICNS": photo.resize((64, 64))}.get(name, photo)  # fmt: skip
+    file = BytesIO()
+    try:
+        image.save(file, name)
+    except (OSError, KeyError, ValueError):
+        return None
+    return file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.filterwarnings("ignore")  # of sizes, depths and metadata; and of the format itself
+def test_a_damaged_picture_is_shown_or_named(tmp_path, photo, name, record_property, fresh_caches):
+    """Bits flipped, cut off, overwritten and longer: forty of every format that Pillow writes."""
+    good = in_format(photo, name)
+    if good is None:
+        pytest.skip(f"Pillow was built without {name}")
+    rng, path, peak, counts = random.Random(5), tmp_path / "photo", peak_bytes(), Counter()
+    for turn in range(40):
+        data = bytearray(good)
+        at = rng.randrange(min(len(data), (64, 1000, len(data))[turn % 3]))
+        if turn % 4 == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif turn % 4 == 1:
+            del data[at:]
+        elif turn % 4 == 2:
+            data[at : at + 8] = rng.choice([bytes(8), b"\xff" * 8, rng.randbytes(8)])
+        else:
+            data[at:at] = rng.randbytes(rng.choice([1, 4, 100]))
+        path.write_bytes(data)
+        with no_longer_than(120):
+            try:
+                view, said = decode_all([str(path)], CONFIG, 1)[0].view, None
+            except ValueError as error:
+                said = str(error)
+        counts["shown" if said is None else "named"] += 1
+        if said is None:
+            assert view.shape == (32, 32, 3)
+        else:
+            assert said.startswith("1 image(s): cannot be decoded. Replace the files or drop")
+            assert f"X[0] = {str(path)!r}: " in said
+    assert peak_bytes() - peak < 2**30
+    record_property("damaged pictures: formats", 1)
+    for outcome, count in counts.items():
+        record_property(f"damaged pictures: {outcome}", count)
 
 
 def test_one_lazily_opened_picture_may_stand_in_many_rows(tmp_path, fresh_caches):
@@ -192,7 +305,7 @@ def test_few_bits_in_a_wide_integer_are_not_darkened(top, dtype, fresh_caches):
     grey = np.linspace(0, 255, 64 * 64).reshape(64, 64).round().astype(np.uint8)
     wide = Image.fromarray((grey.astype(float) * top / 255).round().astype(dtype))
     with pytest.warns(BitDepthWarning, match=str(top)):
-        shown = decode_all([wide], CONFIG, 1)[0].source
+        shown = decode_all([wide], CONFIG, 1, for_crops=True)[0].source
     np.testing.assert_array_equal(shown, np.repeat(grey[..., None], 3, axis=2))
 
 
@@ -200,7 +313,7 @@ def test_few_bits_in_a_wide_integer_are_not_darkened(top, dtype, fresh_caches):
 def test_sixteen_bits_are_scaled_in_silence(dtype, fresh_caches):
     """A larger value than twelve bits hold leaves nothing to guess."""
     values = np.array([[0, 257, 4096, 32896, 65535]], dtype).repeat(5, axis=0)
-    shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+    shown = decode_all([Image.fromarray(values)], CONFIG, 1, for_crops=True)[0].source
     assert shown[0, :, 0].tolist() == [0, 1, 16, 128, 255]
 
 
@@ -211,7 +324,7 @@ def test_depths_between_are_the_next_one_that_is_usual(bits, fresh_caches):
     white = round(top * 255 / (4095 if bits <= 12 else 65535))
     told = pytest.warns(BitDepthWarning, match="4095") if bits <= 12 else nullcontext()
     with told:
-        shown = decode_all([Image.fromarray(values)], CONFIG, 1)[0].source
+        shown = decode_all([Image.fromarray(values)], CONFIG, 1, for_crops=True)[0].source
     assert shown[0, :, 0].tolist() == [0, white]
 
 
@@ -282,7 +395,7 @@ def test_a_damaged_decoded_image_is_made_again(tmp_path, photo, fresh_caches, mo
     monkeypatch.setenv("SKCLIPSVD_IMAGE_CACHE", str(tmp_path / "decoded"))
     photo.save(tmp_path / "a.png")
     path = str(tmp_path / "a.png")
-    first = decode_all([path], CONFIG, 1)[0]
+    first = decode_all([path], CONFIG, 1, for_crops=True)[0]
     (kept,) = (tmp_path / "decoded").rglob("*.npz")
     good = kept.read_bytes()
     damaged = [bytearray(good) for _ in range(60)]
@@ -297,7 +410,9 @@ def test_a_damaged_decoded_image_is_made_again(tmp_path, photo, fresh_caches, mo
     for data in damaged:
         kept.write_bytes(data)
         clear_caches()
-        np.testing.assert_array_equal(decode_all([path], CONFIG, 1)[0].view, first.view)
+        again = decode_all([path], CONFIG, 1, for_crops=True)[0]
+        np.testing.assert_array_equal(again.view, first.view)
+        np.testing.assert_array_equal(again.source, first.source)
 
 
 def test_each_path_is_looked_at_once(tmp_path, photo, fresh_caches, monkeypatch):

@@ -1,6 +1,7 @@
 """Whatever a user calls an image."""
 
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from skclipsvd import CLIPSVDClassifier
+from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.images import (
     Decoded,
     as_items,
@@ -86,7 +87,7 @@ def test_odd_files_look_as_a_viewer_would_show_them(tmp_path, photo):
     page = Image.new("RGBA", shown.size, "white")
     page.alpha_composite(shown)
     np.testing.assert_array_equal(
-        decoded["palette"].source, decode_all([page.convert("RGB")], CONFIG, 1)[0].source
+        decoded["palette"].view, decode_all([page.convert("RGB")], CONFIG, 1)[0].view
     )
 
 
@@ -127,7 +128,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path, drafts):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = save_large(tmp_path, "large.jpg", (4000, 2800), quality=92, exif=exif)
-    (decoded,) = decode_all([path], config, 1)
+    (decoded,) = decode_all([path], config, 1, for_crops=True)
     assert drafts == [(2000, 1400)]
     assert np.abs(decoded.view - open_clips_own(path, config)).max() <= 1
     assert decoded.source.shape == (640, 448, 3)
@@ -250,7 +251,7 @@ def test_crops_have_the_published_distribution():
 
 
 def test_augmentation_is_repeatable_and_differs_between_draws(photo):
-    decoded = decode_all([photo] * 4, CONFIG, 1)
+    decoded = decode_all([photo] * 4, CONFIG, 1, for_crops=True)
     draws = [augment(decoded, CONFIG, np.random.RandomState(seed), CPU) for seed in (0, 0, 1)]
     assert draws[0].shape == (4, 3, 32, 32)
     assert (draws[0] == draws[1]).all()
@@ -334,7 +335,7 @@ def test_crops_of_the_models_own_size_are_copied_and_mirrored_exactly():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_gpu_and_cpu_augment_alike(photo):
-    decoded = [*sources_of_many_sizes(), *decode_all([photo] * 8, CONFIG, 1)]
+    decoded = [*sources_of_many_sizes(), *decode_all([photo] * 8, CONFIG, 1, for_crops=True)]
     cpu, gpu = (
         augment(decoded, CONFIG, np.random.RandomState(0), torch.device(device))
         for device in ("cpu", "cuda")
@@ -406,11 +407,13 @@ def test_a_folder_for_decoded_images_is_used_where_it_is_named(
 
     path, folder = tmp_path / "photo.png", tmp_path / "decoded"
     photo.save(path)
-    first = decode_all([str(path)], CONFIG, 1)[0]
+    first = decode_all([str(path)], CONFIG, 1, for_crops=True)[0]
     assert not folder.exists()
     monkeypatch.setenv("SKCLIPSVD_IMAGE_CACHE", str(folder))
     clear_caches()
-    decode_all([str(path)], CONFIG, 1)
+    decode_all([str(path)], CONFIG, 1)  # the view alone
+    clear_caches()
+    decode_all([str(path)], CONFIG, 1, for_crops=True)
     (kept,) = folder.rglob("*.npz")
 
     clear_caches()
@@ -418,7 +421,7 @@ def test_a_folder_for_decoded_images_is_used_where_it_is_named(
         "skclipsvd.images.decoding.open_rgb",
         lambda item, enough=None: pytest.fail("decoded again"),
     )
-    again = decode_all([str(path)], CONFIG, 1)[0]
+    again = decode_all([str(path)], CONFIG, 1, for_crops=True)[0]
     np.testing.assert_array_equal(again.view, first.view)
     np.testing.assert_array_equal(again.source, first.source)
 
@@ -503,3 +506,19 @@ def test_tensors_that_are_no_images_say_what_to_do(X, message):
 def test_bytes_in_other_clothes(digits):
     content = Path(digits[0][0]).read_bytes()
     assert as_items([bytearray(content), memoryview(content)]) == [content, content]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_home_folder_is_found(kind, digits, tmp_path, monkeypatch):
+    """As every path of this package: in a list, an array, or what fit and predict are given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "one.png").write_bytes(Path(digits[0][1]).read_bytes())
+    clf = CLIPZeroShotClassifier("tiny").fit([kind("~/no such file")] * 2, ["zero", "one"])
+    assert clf.predict([kind("~/one.png")]).tolist() == ["one"]
+    assert as_items(np.array(["~/one.png"])) == [str(tmp_path / "one.png")]
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "two.png"))):
+        clf.predict([kind("~/two.png")])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$1").write_bytes((tmp_path / "one.png").read_bytes())  # nobody's home
+    assert clf.predict(["~$1"]).tolist() == ["one"]
