@@ -51,15 +51,8 @@ class FitOutcome:
             told["best_epoch_"] = len(self.stopping.scores) - 1 - self.stopping.waited
         return told
 
-<<<<<<< HEAD
     def check_finite(self, text_features: NDArray, learnt: Mapping[str, NDArray]) -> None:
         """Refuse numbers that are not finite, or give class texts that are not.
-=======
-    def check_finite(
-        self, model: nn.Module, text_features: NDArray, learnt: Mapping[str, NDArray]
-    ) -> None:
-        """Refuse learnt numbers that give no finite answer, for the texts or for a black image.
->>>>>>> main
 
         Parameters
         ----------
