@@ -38,7 +38,7 @@ class Plan:
         Names of convolutions in the image tower, and of the batch norm behind each.
     n_at_once : int or None
         Images that should pass through it at once when it predicts: 1, 2, 4 or 8. None where it
-        does not matter.
+        does not matter, as on a GPU.
     """
 
     folds: tuple[tuple[str, str], ...] = ()
@@ -130,6 +130,8 @@ def _traced(visual: nn.Module, pixels: Tensor) -> tuple[Plan, Tensor]:
     features = visual(pixels)
     for hook in hooks:
         hook.remove()
+    if pixels.device.type != "cpu":
+        return Plan(tuple(folds)), features
     n_at_once = max(n for n in (1, 2, 4, 8) if n == 1 or n * largest <= _LARGEST_KEPT)
     return Plan(tuple(folds), n_at_once), features
 
