@@ -71,6 +71,8 @@ def compare(scores: Scores, backbone: str, sets, others: Iterable[str], base: st
     shots = sorted({k for _, k, _ in own})
     lines = []
     for other in others:
+        if other == base:
+            continue
         there = own if other == "zero-shot" else scores.cells(backbone, other, sets) & own
         line = [other]
         for k in shots:

@@ -191,15 +191,18 @@ def report(rows: list[dict]) -> None:
     scores = _study_report.Scores(rows)
     backbones = list(dict.fromkeys(row["backbone"] for row in rows))
     penalty = scores.best_penalty(backbones)
-    candidates = sorted({row["candidate"] for row in rows if row["candidate"] != "auto"})
+    candidates = sorted({row["candidate"] for row in rows})
     others = [c for c in candidates if not c.startswith("probe:") or c == penalty]
-    for sets, base in ((SELECTION, _BASE), (SELECTION, "auto"), (HELD_OUT, "auto")):
-        for backbone in backbones:
+    for backbone in backbones:
+        # Older runs are of the rate that did not ask for the loss before the first step.
+        default = (
+            "auto" if any(run[0] == backbone and run[2] == "auto" for run in scores.of) else "full"
+        )
+        for sets, base in ((SELECTION, _BASE), (SELECTION, default), (HELD_OUT, default)):
             print(_study_report.compare(scores, backbone, sets, others, base), end="\n\n")
-            if base != "auto":
-                continue
-            shown = ["auto", "zero-shot", penalty]
-            print(_study_report.by_set(scores, backbone, sets, shown), end="\n\n")
+            if base != _BASE:
+                shown = [default, "zero-shot", penalty]
+                print(_study_report.by_set(scores, backbone, sets, shown), end="\n\n")
     _study_report.draw(rows)
     chosen = {"selection": SELECTION, "held out": HELD_OUT, "test images at most": N_TEST}
     write("defaults", {**chosen, "probe": penalty}, _study_report.summarise(rows))

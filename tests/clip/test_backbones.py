@@ -107,7 +107,7 @@ def test_two_hundred_mutated_checkpoints(folder, photographs, tmp_path, suffix, 
 def test_a_torchscript_archive_is_refused_with_a_way_out(tmp_path):
     archive = tmp_path / "ViT-B-16.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(archive)
-    with pytest.raises(ValueError, match="TorchScript archive"):
+    with pytest.raises(ValueError, match=r"is a program and is not run here.*torch\.jit\.load"):
         CLIPZeroShotClassifier("ViT-B-16", str(archive)).fit(None, LABELS)
 
 
