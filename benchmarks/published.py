@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from skclipsvd.adaptation import find_targets
+
 
 class FactoredLinear(nn.Module):
     def __init__(self, weight, bias, factors):
@@ -44,25 +46,68 @@ class FactoredAttention(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2)), None
 
 
-def factored(backbone, factors):
-    """Copy an open_clip ViT and rewrite it into the published layers.
+class FactoredRows(nn.Module):
+    """Layers side by side, for a weight that stacks several matrices."""
 
-    The decompositions are given, so that both sides start from the same ones.
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x):
+        return torch.cat([layer(x) for layer in self.layers], dim=-1)
+
+
+class FactoredConvolution(nn.Module):
+    """A pointwise convolution: its kernel is a matrix over the channels."""
+
+    def __init__(self, convolution, factors):
+        super().__init__()
+        u, s, vh = factors
+        self.v, self.u = (nn.Parameter(part[:, :, None, None], False) for part in (vh, u))
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
+        self.s = nn.Parameter(s.clone())
+        self.stride = convolution.stride
+
+    def forward(self, x):
+        read = F.conv2d(x, self.v, stride=self.stride)
+        return F.conv2d(read * self.s[:, None, None], self.u, self.bias)
+
+
+def factored(backbone, factors):
+    """Copy an open_clip model and rewrite what is adapted into the published layers.
+
+    Of the image tower's convolutions that is what this package adapts by default: the pointwise
+    ones. The decompositions are given, so that both sides start from the same ones.
     """
     model = copy.deepcopy(backbone.model)
-    for tower, transformer in (("image", model.visual.transformer), ("text", model.transformer)):
-        for i, block in enumerate(transformer.resblocks):
-            attention, mlp, found = block.attn, block.mlp, {}
-            weights = dict(zip("qkv", attention.in_proj_weight.chunk(3), strict=True))
-            biases = dict(zip("qkv", attention.in_proj_bias.chunk(3), strict=True))
-            weights.update(o=attention.out_proj.weight, fc=mlp.c_fc.weight, proj=mlp.c_proj.weight)
-            biases.update(o=attention.out_proj.bias, fc=mlp.c_fc.bias, proj=mlp.c_proj.bias)
-            for role, weight in weights.items():
-                parts = factors[f"{tower}.{i}.{role}"]
-                found[role] = FactoredLinear(weight, biases[role], parts)
-            block.attn = FactoredAttention(attention, *(found[role] for role in "qkvo"))
-            mlp.c_fc, mlp.c_proj = found["fc"], found["proj"]
+    groups = {}
+    for target in find_targets(model):
+        if target.name in factors:
+            groups.setdefault(target.tensor, []).append(target)
+    for path, module in list(model.named_modules()):
+        found = {name.removeprefix(f"{path}."): g for name, g in groups.items()}
+        if isinstance(module, nn.MultiheadAttention):
+            roles = [*found["in_proj_weight"], *found["out_proj.weight"]]
+            weights = [*module.in_proj_weight.chunk(3), module.out_proj.weight]
+            biases = [*module.in_proj_bias.chunk(3), module.out_proj.bias]
+            parts = zip(weights, biases, roles, strict=True)
+            layers = [FactoredLinear(w, bias, factors[role.name]) for w, bias, role in parts]
+            _replace(model, path, FactoredAttention(module, *layers))
+        elif isinstance(module, nn.Linear) and "weight" in found and not path.endswith("out_proj"):
+            n = len(found["weight"])
+            biases = [None] * n if module.bias is None else module.bias.chunk(n)
+            parts = zip(module.weight.chunk(n), biases, found["weight"], strict=True)
+            layers = [FactoredLinear(w, bias, factors[role.name]) for w, bias, role in parts]
+            _replace(model, path, layers[0] if n == 1 else FactoredRows(layers))
+        elif isinstance(module, nn.Conv2d) and "weight" in found:
+            _replace(model, path, FactoredConvolution(module, factors[found["weight"][0].name]))
     return model
+
+
+def _replace(model, path, module):
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 class PublishedTraining:

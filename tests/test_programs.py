@@ -63,6 +63,26 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
     assert "no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_whole_fits_are_compared_by_phase(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    fit, report = (import_module(f"benchmarks.{name}") for name in ("fit", "_report"))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    arguments = ["--models", "tiny", "--train", "10", "--predict", "4", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments])
+    monkeypatch.chdir(ROOT)  # where its own processes find it
+    fit.main()
+    rows = json.loads((tmp_path / "fit.json").read_text())["rows"]
+    whole, phases = rows[:2], rows[2:]
+    assert [row["process"] for row in whole] == ["first", "later"]
+    assert all(row["steps"] == 40 and row["plain / ours"] > 0 for row in whole)
+    assert [row["whose"] for row in phases] == ["ours", "plain"] * 2
+    for row in phases:
+        shares = [row[f"{phase}, %"] for phase in fit.PHASES]
+        assert all(share >= 0 for share in shares)
+        assert 20 < sum(shares) < 100.5
+
+
 def test_backbones_measured_before_are_kept_or_asked_about(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     backbones = import_module("benchmarks.backbones")

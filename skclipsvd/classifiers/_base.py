@@ -130,13 +130,14 @@ class UsesBackbone(TakesImages):
         head: Callable[[Tensor], Tensor] | None = None,
     ) -> NDArray[np.float32]:
         return embed(
-            model,
+            backbone.to_predict(model),
             items,
             backbone.preprocess,
             device=backbone.device,
             dtype=choose_dtype(self.precision, backbone.device),
             batch_size=self.batch_size,
             n_threads=decoding_threads(self.n_jobs),
+            n_at_once=backbone.plan.n_at_once,
             head=head,
         )
 

@@ -51,15 +51,11 @@ class FitOutcome:
             told["best_epoch_"] = len(self.stopping.scores) - 1 - self.stopping.waited
         return told
 
-    def check_finite(
-        self, model: nn.Module, text_features: NDArray, learnt: Mapping[str, NDArray]
-    ) -> None:
-        """Refuse learnt numbers that give no finite answer, for the texts or for a black image.
+    def check_finite(self, text_features: NDArray, learnt: Mapping[str, NDArray]) -> None:
+        """Refuse numbers that are not finite, or give class texts that are not.
 
         Parameters
         ----------
-        model : torch.nn.Module
-            With the weights merged.
         text_features : float32 array of shape (n_classes, n_features)
             The class texts.
         learnt : mapping of str to array
@@ -70,17 +66,8 @@ class FitOutcome:
         FloatingPointError
             Something is not finite.
         """
-        backbone = self.task.backbone
-        black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
-        with torch.inference_mode(), autocast(backbone.device, self.recipe.dtype):
-            pixels = normalise(black, backbone.preprocess, backbone.device)
-            image = unit_image_features(model, pixels).cpu().numpy()
-        if not all(np.isfinite(array).all() for array in (image, text_features, *learnt.values())):
-            raise FloatingPointError(
-                "training diverged in its last step: what it learnt gives no finite answers. Lower "
-                f"lr (it was {self.recipe.lr:.3g}) or weight_decay ({self.recipe.weight_decay:g}), "
-                "or use precision='fp32'. The estimator is as it was before."
-            )
+        if not all(np.isfinite(array).all() for array in (text_features, *learnt.values())):
+            raise self._diverged()
 
     def unchanged(
         self, before: Callable[[], nn.Module], after: nn.Module, text_features: NDArray
@@ -95,13 +82,23 @@ class FitOutcome:
             The merged model of what is kept.
         text_features : float32 array of shape (n_classes, n_features)
             The class texts of what is kept.
+
+        Raises
+        ------
+        FloatingPointError
+            What is kept gives no finite answer about an image.
         """
         seen, dtype = self.state.seen, self.recipe.dtype
-        if self.task.fixed_pixels and not self._keeps_best and seen.changed_on_the_way():
+        is_settled = self.task.fixed_pixels and not self._keeps_best and seen.changed_on_the_way()
+        if is_settled or not self.state.losses:
+            self._check_image(after)
             return None
         with phase("comparing predictions with those before the fit"):
             text = torch.from_numpy(text_features).to(self.task.backbone.device)
-            found = seen.unchanged(self.task, before(), after, text, dtype)
+            try:
+                found = seen.unchanged(self.task, before(), after, text, dtype)
+            except FloatingPointError as error:
+                raise self._diverged() from error
         if found is None:
             return None
         if not found.n_wrong:
@@ -111,6 +108,26 @@ class FitOutcome:
         return (
             f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
             f"{found.n_wrong} of which are wrong as before; {self._advice()}."
+        )
+
+    def _check_image(self, model: nn.Module) -> None:
+        """Refuse numbers that give no answer about a black image."""
+        backbone = self.task.backbone
+        black = torch.zeros((1, 3, *size_of(backbone.preprocess)), dtype=torch.uint8)
+        with (
+            phase("checking that its answers are finite"),
+            torch.inference_mode(),
+            autocast(backbone.device, self.recipe.dtype),
+        ):
+            pixels = normalise(black, backbone.preprocess, backbone.device)
+            if not unit_image_features(model, pixels).isfinite().all():
+                raise self._diverged()
+
+    def _diverged(self) -> FloatingPointError:
+        return FloatingPointError(
+            "training diverged in its last step: what it learnt gives no finite answers. Lower "
+            f"lr (it was {self.recipe.lr:.3g}) or weight_decay ({self.recipe.weight_decay:g}), "
+            "or use precision='fp32'. The estimator is as it was before."
         )
 
     @property

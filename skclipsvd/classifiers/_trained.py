@@ -260,9 +260,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         outcome = FitOutcome(task, recipe, state, stopping)
         fitted = {**attributes(), **outcome.attributes()}
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
-        model = merged_once(backbone, learnt, lambda: adaptation)
-        with phase("checking that its answers are finite"):
-            outcome.check_finite(model, text_features, learnt)
+        outcome.check_finite(text_features, learnt)
+        model = backbone.to_predict(merged_once(backbone, learnt, lambda: adaptation))
         unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         self._replace_fitted(fitted)
         monitor.fit_ended()
@@ -485,9 +484,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         return getattr(self, self._state_attribute)
 
     def _start(self, backbone: Backbone) -> nn.Module:
-        """Return the merged model that this fit began with."""
+        """Return the merged model that this fit began with, as it predicts."""
         is_warm = self.warm_start and hasattr(self, self._state_attribute)
-        return self._adapted_model(backbone) if is_warm else backbone.model
+        return backbone.to_predict(self._adapted_model(backbone) if is_warm else backbone.model)
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         state = self._learnt()

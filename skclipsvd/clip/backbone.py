@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,17 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from ..caching.process import BACKBONES
+from ..images import size_of
 from ..progress import note, phase
+from .convolutional import Plan, plan_of, simplify
 from .devices import compute_after_fork
 from .identity import Setting, config_of, differences, has_quick_gelu
 from .skeleton import structural_copy
 from .towers import CLIPModel
 from .weights import Tokenize, build_model, source_of
+
+# By merged model, each as long as that is there.
+_TO_PREDICT: weakref.WeakKeyDictionary[nn.Module, CLIPModel] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +115,29 @@ class Backbone:
         threads would see each other's weights.
         """
         return structural_copy(self.model)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What can be simplified in a convolutional image tower, with the same features."""
+        return plan_of(self.model.visual, size_of(self.preprocess))
+
+    def simplify(self, model: CLIPModel) -> None:
+        """Bring a private model's image tower into the form that computes least, in place."""
+        simplify(model.visual, self.plan)
+
+    def to_predict(self, model: CLIPModel) -> CLIPModel:
+        """Return the form that computes least of this model, frozen or merged; made once of each.
+
+        Transformers are returned as they are.
+        """
+        if not self.plan.folds:
+            return model
+        form = _TO_PREDICT.get(model)
+        if form is None:
+            form = structural_copy(model)
+            self.simplify(form)
+            _TO_PREDICT[model] = form
+        return form
 
 
 def load_backbone(model_name: str, pretrained: str | None, device: torch.device) -> Backbone:

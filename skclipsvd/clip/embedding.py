@@ -37,6 +37,7 @@ def embed(
     dtype: torch.dtype,
     batch_size: int,
     n_threads: int,
+    n_at_once: int | None = None,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Embed images batch by batch, in memory that does not grow with their number.
@@ -51,6 +52,8 @@ def embed(
         The model's image configuration.
     device, dtype, batch_size, n_threads
         Where and how.
+    n_at_once : int, optional
+        Images of a batch that pass through the model at once: 1, 2, 4 or 8. By default all.
     head : callable, optional
         What to keep of a batch's float32 unit vectors of shape (batch, n_features). By default
         all.
@@ -70,7 +73,8 @@ def embed(
             with explained_out_of_memory(_ADVICE), torch.inference_mode():
                 with autocast(device, dtype):
                     pixels = normalise(torch.cat([batch, padding]), preprocess, device)
-                    features = unit_image_features(model, pixels)
+                    parts = pixels.split(n_at_once or len(pixels))
+                    features = torch.cat([unit_image_features(model, part) for part in parts])
                 answers = (features if head is None else head(features))[:n].cpu().numpy()
             if kept is None:
                 kept = np.empty((len(items), *answers.shape[1:]), dtype=np.float32)

@@ -59,6 +59,7 @@ class Encoders:
         self.prompts = task.prompts
         self.text = text_encoder(model, task.prompts.tokens, adaptation)
         read_only_class_token(model)
+        task.backbone.simplify(model)
         self.below = freeze_below(model, "image", adaptation.targets)
         if self.below is not None:
             self.below.forget(len(task.labels))

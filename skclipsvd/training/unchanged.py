@@ -2,8 +2,8 @@
 
 Every step computes the scores of its images anyway. Where pixels are fixed, an image predicted
 otherwise in its last step than in its first settles it. Else the images that were nearest to
-another class are embedded by the model before and after the fit, a few at a time, until one has
-changed.
+another class are embedded by the model before and after the fit, one at first and then more at a
+time, until one has changed.
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ class SeenPredictions:
             The class texts of what is kept.
         dtype : torch.dtype
             Of the matrix products.
+
+        Raises
+        ------
+        FloatingPointError
+            What is kept gives a score that is not finite.
         """
         if self.text is None:
             return None
@@ -108,7 +113,10 @@ class SeenPredictions:
                 pixels = task.views(rows)
                 pixels = normalise(pixels, task.backbone.preprocess, task.backbone.device)
                 was = (unit_image_features(before, pixels) @ self.text.T).argmax(dim=1)
-                now = (unit_image_features(after, pixels) @ text.T).argmax(dim=1)
+                scores = unit_image_features(after, pixels) @ text.T
+                now = scores.argmax(dim=1)
+            if not scores.isfinite().all():
+                raise FloatingPointError("the scores of an image are not finite")
             if not torch.equal(was, now):
                 return None
             n_looked_at += len(rows)
@@ -124,4 +132,7 @@ class SeenPredictions:
         stayed = (self.first == self.last).cpu().numpy()
         order = np.lexsort((margin, stayed))
         order = order[last[order] >= 0][: max(_AT_LEAST, int(_SHARE * self.n_visits))]
-        yield from (order[i : i + _AT_A_TIME] for i in range(0, len(order), _AT_A_TIME))
+        start, size = 0, 1  # in most fits the very first one has changed
+        while start < len(order):
+            yield order[start : start + size]
+            start, size = start + size, min(2 * size, _AT_A_TIME)
