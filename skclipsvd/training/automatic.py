@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..clip import autocast, unit_image_features
-from ..images import normalise
 from .task import Task, steps_per_epoch
 
 # What 40 images take in 20 passes, as batches of 32; fewer images need as many.
@@ -57,7 +56,7 @@ def automatic_steps(n_images: int, batch_size: int) -> int:
     return max(_STEPS_AT_LEAST, usual, _EPOCHS_AT_LEAST * per_epoch)
 
 
-def automatic_lr(n_steps: int, shots: float, reach: float, starting_loss: float = 1.0) -> float:
+def automatic_lr(n_steps: int, shots: float, reach: float, ignorance: float = 1.0) -> float:
     """Choose the learning rate of the first step.
 
     Parameters
@@ -68,17 +67,16 @@ def automatic_lr(n_steps: int, shots: float, reach: float, starting_loss: float 
         Images per class, their mean.
     reach : float
         By how much singular values change where every trained number changes by 1.
-    starting_loss : float, default=1.0
-        Mean cross-entropy of training images before the first step, in units of a guess's,
-        ``log(n_classes)``.
+    ignorance : float, default=1.0
+        What `starting_loss` measured: the loss before the first step over that of a guess.
 
     Returns
     -------
     lr : float
     """
     lr = _LR * min(max(shots, 1.0), _SHOTS_AT_MOST) ** _GROWTH
-    ignorance = min(max(starting_loss / _LOSS_OF_A_FULL_RATE, _RATE_AT_LEAST), 1.0)
-    return ignorance * min(lr, _TRAVEL_AT_MOST / max(n_steps, 1)) / reach
+    share = min(max(ignorance / _LOSS_OF_A_FULL_RATE, _RATE_AT_LEAST), 1.0)
+    return share * min(lr, _TRAVEL_AT_MOST / max(n_steps, 1)) / reach
 
 
 def starting_loss(
@@ -114,8 +112,8 @@ def starting_loss(
     total = 0.0
     for some in np.array_split(rows, -(-len(rows) // _AT_A_TIME)):
         with torch.inference_mode(), autocast(task.backbone.device, dtype):
-            pixels = normalise(task.views(some), task.backbone.preprocess, task.backbone.device)
-            scores = task.logit_scale * unit_image_features(model, pixels).float() @ text.T
+            features = unit_image_features(model, task.to_predict(some))
+            scores = task.logit_scale * features.float() @ text.T
         labels = torch.from_numpy(task.labels[some]).to(scores.device)
         total += float(F.cross_entropy(scores.float(), labels, reduction="sum"))
         some_are_done(len(some))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..clip import Backbone, Prompts
+from ..images import normalise
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Task:
     fixed_pixels: bool
     labels: NDArray[np.intp]
     weights: NDArray[np.float32] | None = None
+
+    def to_predict(self, rows: NDArray[np.intp]) -> Tensor:
+        """Return what the model sees of some rows when it predicts, normalised, on its device."""
+        return normalise(self.views(rows), self.backbone.preprocess, self.backbone.device)
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:

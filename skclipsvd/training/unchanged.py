@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..clip import autocast, unit_image_features
-from ..images import normalise
 from .task import Task
 
 _AT_A_TIME = 8
@@ -110,8 +109,7 @@ class SeenPredictions:
         n_looked_at = n_wrong = 0
         for rows in self._nearest_to_a_change():
             with torch.inference_mode(), autocast(task.backbone.device, dtype):
-                pixels = task.views(rows)
-                pixels = normalise(pixels, task.backbone.preprocess, task.backbone.device)
+                pixels = task.to_predict(rows)
                 was = (unit_image_features(before, pixels) @ self.text.T).argmax(dim=1)
                 scores = unit_image_features(after, pixels) @ text.T
                 now = scores.argmax(dim=1)
