@@ -14,6 +14,7 @@ from skclipsvd.datasets import load_handwritten_digits
 from ._data import VARIABLE, data_set
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from score_photographic import read, template_of, words_of
 
 SELECTION = ("letters", "upright", "clothing10", "caltech20", "steel6")
 HELD_OUT = ("digits", "grocery50", "trashnet6", "aid18", "busi3", "knee5")
@@ -58,8 +59,6 @@ def study(name: str, cache_folder: Path) -> Study:
     """Return one data set."""
     if name in DRAWN:
         return _drawn(name, cache_folder)
-    from score_photographic import read
-
     folder = data_set(name)
     if folder is None:
         raise SystemExit(f"{name} is in the folder that {VARIABLE} is to name.")
@@ -68,20 +67,6 @@ def study(name: str, cache_folder: Path) -> Study:
     train = read(folder, "train")
     class_names = {label: words_of(name, label) for label in sorted(set(train[1]))}
     return Study(name, *train, *test, class_names, template_of(name), True)
-
-
-def words_of(name: str, label: str) -> str:
-    """Return the words for a class folder of a data set."""
-    from score_photographic import words
-
-    return words(label) + (" osteoarthritis" if name == "knee5" else "")
-
-
-def template_of(name: str) -> str:
-    """Return the prompt of a data set of photographs."""
-    from score_photographic import TEMPLATES
-
-    return TEMPLATES.get(name, "a photo of a {}.")
 
 
 def _drawn(name: str, cache_folder: Path) -> Study:

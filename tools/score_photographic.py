@@ -50,6 +50,16 @@ def words(name: str) -> str:
     return WORDS.get(name, name.replace("_", " "))
 
 
+def words_of(data: str, label: str) -> str:
+    """Return the words for a class folder of a data set."""
+    return words(label) + (" osteoarthritis" if data == "knee5" else "")
+
+
+def template_of(data: str) -> str:
+    """Return the prompt of a data set."""
+    return TEMPLATES.get(data, "a photo of a {}.")
+
+
 def read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the paths and labels of one part."""
     data = load_folder(folder / part)
@@ -60,11 +70,8 @@ def read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 def zero_shot(model: str, name: str, paths: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy with one template."""
     classes = sorted(set(labels))
-    class_names = {label: words(label) for label in classes}
-    if name == "knee5":
-        class_names = {k: f"{v} osteoarthritis" for k, v in class_names.items()}
-    template = TEMPLATES.get(name, "a photo of a {}.")
-    classifier = CLIPZeroShotClassifier(model, templates=template, class_names=class_names)
+    class_names = {label: words_of(name, label) for label in classes}
+    classifier = CLIPZeroShotClassifier(model, templates=template_of(name), class_names=class_names)
     return classifier.fit(None, classes).score(paths, labels)
 
 
