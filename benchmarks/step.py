@@ -207,7 +207,7 @@ class OurTraining:
     def __init__(self, backbone, factors, paths, labels, names, batch, dtype):
         targets = find_targets(backbone.model)
         adaptation = SpectralAdaptation(targets, factors)
-        decoded = decode_all(list(map(str, paths)), backbone.preprocess, 2)
+        decoded = decode_all(list(map(str, paths)), backbone.preprocess, 2, for_crops=True)
         rng = np.random.RandomState(0)
         prompts = build_prompts([[name] for name in names], TEMPLATE, backbone.tokenize)
         views = stack_views(decoded)

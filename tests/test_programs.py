@@ -63,6 +63,28 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
     assert "no folder" in capsys.readouterr().err
 
 
+SMALLEST = {
+    "decode": "--repeats 1",
+    "predict": "--model tiny --images 4 --batch 2 --repeats 1",
+    "search": "--models tiny --epochs 1 2 --repeats 1",
+    "step": "--model tiny --classes 2 --batch 2 --repeats 1 --seconds 0",
+    "versions": f"--before {ROOT} --model tiny --classes 2 --batch 2 --images 4 --repeats 1 "
+    "--work step predict",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_measures_and_writes_down(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    program, report = (import_module(f"benchmarks.{stem}") for stem in (name, "_report"))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name].split()])
+    program.main()
+    (written,) = tmp_path.glob("*.json")
+    assert json.loads(written.read_text(encoding="utf-8"))["rows"]
+
+
 @pytest.mark.slow
 def test_whole_fits_are_compared_by_phase(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)

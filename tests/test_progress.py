@@ -38,9 +38,9 @@ LINES = [
     r"decompositions of 36 matrices .*: done in",
     r"preparing the first step \.\.\.",
     r"preparing the first step: done in .*: a step needs about \d+ MiB",
-    r"training 6 steps of 8 images, lr 0.01 \.\.\.",
+    r"training, 6 steps of 8 images, lr 0.01 \.\.\.",
     r"the other 2 steps will take about [\d.]+ s",
-    r"training 6 steps .*: done in .*: loss [\d.]+, validation accuracy [\d.]+",
+    r"training, 6 steps .*: done in .*: loss [\d.]+, validation accuracy [\d.]+",
     r"merging the weights \.\.\.",
     r"merging the weights: done in",
     r"encoding the class texts \.\.\.",
@@ -70,15 +70,16 @@ def assert_in_order(patterns, said):
 
 
 @pytest.mark.usefixtures("fresh_caches")
-def test_verbose_says_what_goes_on(small_model, data, capsys):
+def test_verbose_says_what_goes_on(small_model, data, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     CLIPSVDClassifier(small_model, verbose=1, **SETTINGS).fit(*data[0], **data[1])
     shown = capsys.readouterr()
     assert not shown.out
     assert_in_order(LINES, lines(shown.err))
     assert shown.err.count("[skclipsvd]") == len(lines(shown.err)), "a bar and a line in one"
-    steps = [part for part in re.split(r"[\r\n]", shown.err) if part.startswith("training")]
+    steps = [part for part in re.split(r"[\r\n]", shown.err) if part.startswith("training:")]
     assert "6/6" in steps[-1]
-    assert re.search(r"loss=[\d.]+, validation accuracy=[\d.]+", steps[-1])
+    assert re.search(r"loss=[\d.]+, val_acc=[\d.]+\]", steps[-1]), "not cut at the 80th column"
     assert "0/6 [00:00<?" in steps[0], "the estimate starts with the first step"
 
 

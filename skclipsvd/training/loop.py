@@ -153,7 +153,7 @@ def _epochs(state: TrainingState, recipe: Recipe) -> Iterator[Iterator[NDArray[n
 def _told(state: TrainingState, recipe: Recipe) -> Iterator[_Told]:
     """Tell of a training while it goes on."""
     done, n_images = len(state.losses), min(recipe.batch_size, len(state.order))
-    what = f"training {recipe.n_steps} steps of {n_images} images, lr {recipe.lr:.3g}"
+    what = f"training, {recipe.n_steps} steps of {n_images} images, lr {recipe.lr:.3g}"
     with phase(what, recipe.n_steps, "step", done=done, keep=True) as bar:
         told = _Told(bar, recipe)
         yield told
@@ -172,7 +172,7 @@ class _Told:
 
     def step_taken(self, state: TrainingState) -> None:
         """Show the last step; after a few, say how long the others will take."""
-        self.bar.show(**self._numbers(state))
+        self.bar.show(**self._in_short(state))
         self.bar.advance()
         self.n_taken += 1
         if self.n_taken == 1:
@@ -185,12 +185,17 @@ class _Told:
 
     def epoch_ended(self, state: TrainingState) -> None:
         """Say what came of an epoch."""
-        self.bar.show(**self._numbers(state))
+        self.bar.show(**self._in_short(state))
         detail("step %d of %d: %s", len(state.losses), self.n_steps, self.summary(state))
 
     def summary(self, state: TrainingState) -> str:
         """Put the numbers of a state in words."""
         return ", ".join(f"{name} {value}" for name, value in self._numbers(state).items())
+
+    def _in_short(self, state: TrainingState) -> dict[str, str]:
+        """Return the numbers by names that leave room for them on a screen of 80 columns."""
+        names = {"validation accuracy": "val_acc"}
+        return {names.get(name, name): value for name, value in self._numbers(state).items()}
 
     def _numbers(self, state: TrainingState) -> dict[str, str]:
         numbers = {"loss": f"{state.losses[-1]:.4f}"} if state.losses else {}
