@@ -12,7 +12,6 @@ backbone as ``lite0-64`` and ``lite0-96`` (its image sizes), see ``tools/build_p
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from skclipsvd.training import automatic_lr
 
 from . import _study_report
 from ._report import RESULTS, write
+from ._rows import append, read
 from ._study_data import HELD_OUT, N_TEST, SELECTION, Study, study
 
 COLUMNS = (
@@ -168,24 +168,6 @@ def key(row: Mapping) -> tuple:
     return tuple(str(row[name]) for name in COLUMNS[:5])
 
 
-def read(path: Path) -> list[dict]:
-    """Return the rows that are there."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, row: Mapping) -> None:
-    """Add one row, after a header where the file is new."""
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def report(rows: list[dict]) -> None:
     """Print the tables of docs/defaults.md, draw its picture, write the summary."""
     scores = _study_report.Scores(rows)
@@ -235,7 +217,7 @@ def main() -> None:
         if options.references:
             for row in reference(model, data, options.shots, options.seeds):
                 if key({**about, **row}) not in done:
-                    append(options.out, {**about, **row})
+                    append(options.out, {**about, **row}, COLUMNS)
             continue
         for candidate in options.candidate:
             for shots in options.shots:
@@ -244,7 +226,7 @@ def main() -> None:
                     if key(run_about) in done:
                         continue
                     row = {**run_about, **run(model, data, shots, seed, candidate)}
-                    append(options.out, row)
+                    append(options.out, row, COLUMNS)
                     print(*row.values(), flush=True)
 
 

@@ -27,7 +27,7 @@ _OF_OPTIONS = {
 }
 
 # In a table of scores by shots, the rows say all but this.
-_SHOWN_OTHERWISE = ("data", "shots", "seed", "standard deviation", "by seed")
+_SHOWN_OTHERWISE = ("data", "shots", "seed", "standard deviation", "by seed", "seconds")
 
 _INDEX = """# Benchmarks
 
@@ -186,10 +186,12 @@ def _by_shots(rows):
 
 
 def _score(row, score):
-    deviation = row.get("standard deviation")
+    deviation, seconds = row.get("standard deviation"), row.get("seconds")
     if deviation is None:
-        return _value(row[score])
-    return f"{row[score]:.2f}{_PM}{deviation:.2f}"
+        shown = _value(row[score])
+    else:
+        shown = f"{row[score]:.2f}{_PM}{deviation:.2f}"
+    return shown if seconds is None else f"{shown}; {_value(seconds)} s"
 
 
 def _plain_table(rows):

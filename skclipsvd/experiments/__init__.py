@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from .markdown import tables
     from .methods import METHODS
     from .plots import plot_shots
+    from .proker import ProKeRClassifier
     from .protocols import base_to_novel, cross_dataset, domain_generalisation, few_shot
     from .results import read_results
+    from .so import CLIPSOClassifier
+    from .tip_adapter import TipAdapterFClassifier
     from .two_stage import TwoStageClassifier
 else:  # a type checker would take every name for one that is there
 
@@ -33,6 +36,9 @@ __all__ = [
     "open_folder",
     "METHODS",
     "TwoStageClassifier",
+    "CLIPSOClassifier",
+    "ProKeRClassifier",
+    "TipAdapterFClassifier",
     "read_results",
     "tables",
     "plot_shots",
@@ -48,6 +54,9 @@ _MODULES = {
     "open_folder": "data",
     "METHODS": "methods",
     "TwoStageClassifier": "two_stage",
+    "CLIPSOClassifier": "so",
+    "ProKeRClassifier": "proker",
+    "TipAdapterFClassifier": "tip_adapter",
     "read_results": "results",
     "tables": "markdown",
     "plot_shots": "plots",

@@ -41,6 +41,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "rank": dict(type=int, help="of CLIP-LoRA"),
     "alpha": dict(type=float, help="of CLIP-LoRA"),
     "dropout": dict(type=float, help="of CLIP-LoRA"),
+    "density": dict(type=float, help="of SO"),
+    "refresh": dict(type=int, help="of SO"),
     "C": dict(type=float, help="of the linear probe"),
     "share": dict(type=float, help="of the first of two stages"),
 }

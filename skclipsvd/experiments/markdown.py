@@ -184,8 +184,9 @@ def _note(family: str) -> list[str]:
         return []
     n, model = len(settings.FAMILIES[family]), "ViT-B/16" if family == "natural" else "BiomedCLIP"
     return [
-        f"In italics: reported by {reported.SOURCE} for {model}, mean of all {n} {family} "
-        "data sets; a mean of fewer of them, or another model, does not compare."
+        f"In italics: reported for {model}, by {reported.SOURCE} where no other source is named, "
+        f"mean of all {n} {family} data sets; a mean of fewer of them, or another model, does not "
+        "compare."
     ]
 
 

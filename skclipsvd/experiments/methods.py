@@ -23,6 +23,9 @@ from ..classifiers import (
 )
 from ..encoder import CLIPEncoder
 from ..validation import check_parameters
+from .proker import ProKeRClassifier
+from .so import CLIPSOClassifier
+from .tip_adapter import TipAdapterFClassifier
 from .two_stage import TwoStageClassifier
 
 # Inverse regularisation of the linear probe. One number for everything, as the other methods have:
@@ -101,6 +104,14 @@ def _two_stage(classifier: type[TrainedCLIPClassifier]) -> Callable[..., Estimat
     return build
 
 
+def _proker(**model: Any) -> Estimator:
+    return ProKeRClassifier(CLIPZeroShotClassifier(**model))
+
+
+def _tip_adapter_f(augment: bool = True, **model: Any) -> Estimator:
+    return TipAdapterFClassifier(CLIPZeroShotClassifier(**model), augment=augment)
+
+
 def _names(estimator: type[BaseEstimator], *more: str) -> frozenset[str]:
     # The protocols decide the class names and seeds.
     own = set(estimator().get_params(deep=False)) - {"class_names", "random_state", "classifier"}
@@ -114,6 +125,15 @@ METHODS = {
     "linear-probe": Method(
         "linear probe", _names(CLIPEncoder, "C"), _linear_probe, accepts_new_classes=False
     ),
+    "proker": Method("ProKeR", _names(CLIPZeroShotClassifier), _proker, accepts_new_classes=False),
+    "tip-adapter-f": Method(
+        "Tip-Adapter-F",
+        # Its other parameters have names that mean something else of the methods beside it.
+        _names(CLIPZeroShotClassifier, "augment"),
+        _tip_adapter_f,
+        accepts_new_classes=False,
+    ),
+    "so": Method("SO", _names(CLIPSOClassifier, "steps_per_shot"), CLIPSOClassifier),
     "lora": Method("CLIP-LoRA", _names(CLIPLoRAClassifier, "steps_per_shot"), CLIPLoRAClassifier),
     "svd": Method("CLIP-SVD", _names(CLIPSVDClassifier, "steps_per_shot"), CLIPSVDClassifier),
     "two-stage-lora": Method(

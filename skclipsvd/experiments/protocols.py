@@ -123,7 +123,8 @@ def base_to_novel(
     data : skclipsvd.datasets.Dataset
         As for `few_shot`. Base classes are the first half in its order, one more of an odd number.
     methods : sequence of str, or mapping of str to dict
-        As for `few_shot`; all but the linear probe, which cannot be told novel classes.
+        As for `few_shot`; all but those that cannot be told novel classes: the linear
+        probe, ProKeR and Tip-Adapter-F.
     shots, seeds, setting, out, write_splits, verbose, **parameters : see `few_shot`
         Which runs, and where results go.
 

@@ -11,6 +11,9 @@ Sources:
   CVPR Workshops 2024, arXiv:2405.18541, and its code, MaxZanella/CLIP-LoRA.
 * 2SFS: M. Farina, M. Mancini, G. Iacca, E. Ricci, "Rethinking Few-Shot Adaptation of
   Vision-Language Models in Two Stages", CVPR 2025, arXiv:2503.11609.
+
+The defaults of ProKeR, Tip-Adapter-F and SO are what is known of the published settings; their
+classes say what is not.
 """
 
 from __future__ import annotations
@@ -43,7 +46,17 @@ BIOMEDICAL = (
     "retina",
 )
 # Names of `skclipsvd.experiments.METHODS`, for those who only ask what there is.
-METHODS = ("zero-shot", "linear-probe", "lora", "svd", "two-stage-lora", "two-stage-svd")
+METHODS = (
+    "zero-shot",
+    "linear-probe",
+    "proker",
+    "tip-adapter-f",
+    "so",
+    "lora",
+    "svd",
+    "two-stage-lora",
+    "two-stage-svd",
+)
 IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 # The papers' backbones, as open_clip names them.

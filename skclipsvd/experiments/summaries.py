@@ -130,8 +130,8 @@ def how_many(family: str, names: Sequence[str]) -> str:
 
 
 def reported_curves(family: str) -> dict[str, Curve]:
-    """Return what the paper reports for a family, by label and shots."""
+    """Return what papers report for a family, by label and shots."""
     return {
-        f"{label}, reported": dict(zip(reported.SHOTS, numbers, strict=True))
+        f"{label}, reported": dict(zip(reported.SHOTS, numbers, strict=False))
         for label, numbers in reported.FEW_SHOT.get(family, {}).items()
     }

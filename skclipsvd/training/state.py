@@ -52,13 +52,7 @@ class TrainingState:
     ):
         device = encoders.task.backbone.device
         self.numbers = adaptation.parameters()
-        self.optimiser = torch.optim.AdamW(
-            self.numbers,
-            weight_decay=recipe.weight_decay,
-            # There are hundreds of short vectors. Updating them one by one in Python would take a
-            # sixth of a small model's step.
-            fused=device.type in {"cpu", "cuda"},
-        )
+        self.optimiser = adaptation.optimiser(recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.dtype is torch.float16)
         self.rng, self.encoders, self.stopping = rng, encoders, stopping
         self.seen = encoders.seen

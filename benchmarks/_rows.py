@@ -1,0 +1,23 @@
+"""A CSV of runs: a row is added as soon as it is known, and a run whose row is there is not done."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def read(path: Path) -> list[dict]:
+    """Return the rows that are there."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: Mapping, columns: Sequence[str]) -> None:
+    """Add one row, after a header where the file is new."""
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
