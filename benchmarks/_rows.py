@@ -1,4 +1,4 @@
-"""A CSV of runs: a row is added as soon as it is known, and a run whose row is there is not done."""
+"""A CSV of runs, to which each row is added as soon as it is known."""
 
 import csv
 from collections.abc import Mapping, Sequence

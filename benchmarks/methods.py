@@ -27,6 +27,7 @@ any of them reaches on a strong one.
 """
 
 import argparse
+import itertools
 import time
 import warnings
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import Pipeline
 
 from skclipsvd import CLIPEncoder, CLIPZeroShotClassifier
@@ -49,7 +51,7 @@ from skclipsvd.model_selection import sample_shots
 
 from ._report import RESULTS, table, write
 from ._rows import append, read
-from ._study_data import HELD_OUT, PHOTOGRAPHS, Study, study
+from ._study_data import HELD_OUT, PHOTOGRAPHS, SELECTION, Study, study
 
 # A row of the tables: a method of `skclipsvd.experiments`, and parameters of it alone.
 METHODS = {
@@ -62,6 +64,8 @@ METHODS = {
     "CLIP-SVD": ("svd", {}),
     "CLIP-SVD, two stages": ("two-stage-svd", {}),
 }
+# Of ProKeR, tried by --choose.
+BETAS, LAMBDAS = (0.3, 1.0, 3.0, 10.0, 30.0), (0.01, 0.1, 1.0, 10.0, 100.0)
 _KEY = ("backbone", "data", "method", "shots", "seed")
 _COLUMNS = (*_KEY, "accuracy", "seconds")
 
@@ -121,6 +125,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--novel", action="store_true", help="digits, base to novel, 16 shots")
     parser.add_argument("--report", action="store_true", help="nothing but the tables and the JSON")
+    parser.add_argument("--choose", action="store_true", help="ProKeR's beta and lambda")
     parser.add_argument("--out", type=Path, default=RESULTS / "methods.csv", help="a CSV of runs")
     options = parser.parse_args()
     if options.novel:
@@ -130,6 +135,8 @@ def main():
         folder = options.backbone.removeprefix("local-dir:")
         model, sets = f"local-dir:{folder}", options.data
     backbone = Path(model.removeprefix("local-dir:")).name
+    if options.choose:
+        return choose(model)
     if not options.report:
         # A fit that changes nothing is a result as well.
         warnings.simplefilter("ignore", UnchangedPredictionsWarning)
@@ -163,6 +170,34 @@ def measure(name, model, backbone, options):
                 append(options.out, row, _COLUMNS)
                 done.add(key)
                 print(*row.values(), flush=True)
+
+
+def choose(model):
+    """Print what ProKeR's numbers give on the selection sets: one line for each pair of numbers."""
+    found = {}
+    for name in (name for name in SELECTION if name in PHOTOGRAPHS):
+        subject = Subject(study(name, Path()), model)
+        data, tests = subject.data, subject.embedded_tests.astype(float)
+        for shots, seed in itertools.product((1, 2, 4, 8, 16), (1, 2, 3)):
+            rows = sample_shots(data.labels, shots, random_state=seed)
+            zero_shot = CLIPZeroShotClassifier(
+                model, templates=data.template, class_names=data.class_names
+            ).fit(data.paths[rows], data.labels[rows])
+            images = zero_shot.transform(data.paths[rows]).astype(float)
+            texts, labels = zero_shot.text_features_.T, data.labels[rows][:, None]
+            left_over = (labels == zero_shot.classes_) - images @ texts
+            for beta, lam in itertools.product(BETAS, LAMBDAS):
+                system = rbf_kernel(images, gamma=beta) / lam + np.eye(len(images))
+                kernel = rbf_kernel(tests, images, gamma=beta)
+                scores = tests @ texts + kernel @ np.linalg.solve(system, left_over) / lam
+                right = zero_shot.classes_[scores.argmax(axis=1)] == data.test_labels
+                found.setdefault((beta, lam), {}).setdefault(shots, []).append(np.mean(right))
+    lines = [
+        [beta, lam, *(f"{100 * np.mean(scores):.1f}" for scores in by_shots.values())]
+        + [f"{100 * np.mean(list(by_shots.values())):.2f}"]
+        for (beta, lam), by_shots in found.items()
+    ]
+    print(table(["beta", "lambda", *map(str, next(iter(found.values()))), "mean"], lines))
 
 
 def summarise(rows):

@@ -187,10 +187,7 @@ def _by_shots(rows):
 
 def _score(row, score):
     deviation, seconds = row.get("standard deviation"), row.get("seconds")
-    if deviation is None:
-        shown = _value(row[score])
-    else:
-        shown = f"{row[score]:.2f}{_PM}{deviation:.2f}"
+    shown = _value(row[score]) if deviation is None else f"{row[score]:.2f}{_PM}{deviation:.2f}"
     return shown if seconds is None else f"{shown}; {_value(seconds)} s"
 
 

@@ -98,13 +98,11 @@ class EmbeddingsClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         (10,)
         """
         items = as_items(X)
-        if y is not None:
-            check_consistent_length(items, y)
         validation = _checked_validation(y, X_val, y_val)
         fitted = clone(self.classifier).fit(X, y)
         learner = clone(self)  # so that an error leaves the last fit as it is
         learner.classifier_, learner.classes_ = fitted, fitted.classes_
-        targets = np.searchsorted(fitted.classes_, np.asarray(y))
+        targets = np.searchsorted(fitted.classes_, np.ravel(np.asarray(y)))
         learner = learner._learnt(items, fitted.transform(items), targets, validation)
         learnt = {name: value for name, value in vars(learner).items() if name.endswith("_")}
         vars(self).update(learnt)

@@ -1,7 +1,7 @@
 """scikit-learn's own check suites, whole and unmodified, with the checks that ran counted."""
 
 import pytest
-from helpers.shim import ENCODER, LORA, SVD, TWO_STAGE, ZERO_SHOT
+from helpers.shim import ENCODER, LORA, PROKER, SO, SVD, TIP_ADAPTER_F, TWO_STAGE, ZERO_SHOT
 from sklearn.utils.estimator_checks import check_estimator
 
 
@@ -9,8 +9,17 @@ from sklearn.utils.estimator_checks import check_estimator
 @pytest.mark.parametrize(
     ("estimator", "n_checks"),
     # At least so many under scikit-learn 1.6.1 and 1.9.1.
-    [(SVD, 67), (LORA, 67), (ZERO_SHOT, 59), (ENCODER, 45), (TWO_STAGE, 54)],
-    ids=["SVD", "LoRA", "zero-shot", "encoder", "two-stage"],
+    [
+        (SVD, 67),
+        (LORA, 67),
+        (SO, 67),
+        (ZERO_SHOT, 59),
+        (ENCODER, 45),
+        (TWO_STAGE, 54),
+        (PROKER, 54),
+        (TIP_ADAPTER_F, 54),
+    ],
+    ids=["SVD", "LoRA", "SO", "zero-shot", "encoder", "two-stage", "ProKeR", "Tip-Adapter-F"],
 )
 def test_whole_suite_through_image_files(estimator, n_checks):
     results = check_estimator(estimator, on_fail=None, on_skip=None)

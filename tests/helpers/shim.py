@@ -22,7 +22,12 @@ from skclipsvd import (
     CLIPZeroShotClassifier,
 )
 from skclipsvd.clip import Backbone, fingerprint
-from skclipsvd.experiments import TwoStageClassifier
+from skclipsvd.experiments import (
+    CLIPSOClassifier,
+    ProKeRClassifier,
+    TipAdapterFClassifier,
+    TwoStageClassifier,
+)
 
 SIDE = 32
 FOLDER = Path(tempfile.mkdtemp(prefix="numeric rows "))
@@ -82,6 +87,10 @@ class NumericLoRA(NumericEmbedder, CLIPLoRAClassifier):
     pass
 
 
+class NumericSO(NumericEmbedder, CLIPSOClassifier):
+    pass
+
+
 class NumericZeroShot(NumericEmbedder, CLIPZeroShotClassifier):
     def fit(self, X, y):
         return super().fit(X, y)
@@ -102,12 +111,19 @@ class FirstStage(CLIPSVDClassifier):
         return BACKBONE
 
 
-class NumericTwoStage(NumericRows, TwoStageClassifier):
+class Frozen(CLIPZeroShotClassifier):
+    def _load_backbone(self):
+        return BACKBONE
+
+
+class NumericOnTop(NumericRows):
+    """The same, of a classifier on top of another one, without sample weights."""
+
     def fit(self, X, y):
         return super().fit(X, y)
 
     def _fit_paths(self, paths, y, sample_weight):
-        TwoStageClassifier.fit(self, paths, y)
+        super(NumericRows, self).fit(paths, y)
 
     def decision_function(self, X):
         return super().decision_function(self._paths(X))
@@ -116,14 +132,34 @@ class NumericTwoStage(NumericRows, TwoStageClassifier):
         return super().predict(self._paths(X))
 
 
+class NumericTwoStage(NumericOnTop, TwoStageClassifier):
+    pass
+
+
+class NumericProKeR(NumericOnTop, ProKeRClassifier):
+    pass
+
+
+class NumericTipAdapterF(NumericOnTop, TipAdapterFClassifier):
+    pass
+
+
 _TRAINING = dict(max_steps=80, weight_decay=0.0, batch_size=1000, augment=False)
 SVD = NumericSVD("stand-in", lr=0.1, **_TRAINING)
 LORA = NumericLoRA(
     "stand-in", lr=0.005, dropout=0.0, rank=16, alpha=4.0, matrices=("mlp",), **_TRAINING
 )
+SO = NumericSO(
+    "stand-in",
+    lr=0.01,
+    density=0.5,
+    **{k: v for k, v in _TRAINING.items() if k != "weight_decay"},
+)
 ZERO_SHOT = NumericZeroShot("stand-in")
 ENCODER = NumericEncoder("stand-in")
 TWO_STAGE = NumericTwoStage(FirstStage("stand-in", lr=0.1, **_TRAINING))
+PROKER = NumericProKeR(Frozen("stand-in"))
+TIP_ADAPTER_F = NumericTipAdapterF(Frozen("stand-in"), augment=False)
 
 
 class _Block(nn.Module):

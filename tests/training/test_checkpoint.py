@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier
 from skclipsvd.exceptions import CheckpointWarning
+from skclipsvd.experiments import CLIPSOClassifier
 from skclipsvd.training import Checkpoint, Encoders, checkpoint
 from skclipsvd.training.checkpoint import Snapshot
 
@@ -44,6 +45,7 @@ CASES = {
         CLIPLoRAClassifier,
         dict(epochs=4, early_stopping=True, validation_fraction=0.3),
     ),
+    "SO": (CLIPSOClassifier, dict(max_steps=8, refresh=3, density=0.01)),
 }
 
 
