@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +108,15 @@ def _proker(**model: Any) -> Estimator:
     return ProKeRClassifier(CLIPZeroShotClassifier(**model))
 
 
-def _tip_adapter_f(augment: bool = True, **model: Any) -> Estimator:
-    return TipAdapterFClassifier(CLIPZeroShotClassifier(**model), augment=augment)
+def _tip_adapter_f(
+    augment: bool = True,
+    cache_alpha: float | Literal["auto"] = "auto",
+    cache_beta: float | Literal["auto"] = "auto",
+    **model: Any,
+) -> Estimator:
+    return TipAdapterFClassifier(
+        CLIPZeroShotClassifier(**model), alpha=cache_alpha, beta=cache_beta, augment=augment
+    )
 
 
 def _names(estimator: type[BaseEstimator], *more: str) -> frozenset[str]:
@@ -129,7 +136,7 @@ METHODS = {
     "tip-adapter-f": Method(
         "Tip-Adapter-F",
         # Its other parameters have names that mean something else of the methods beside it.
-        _names(CLIPZeroShotClassifier, "augment"),
+        _names(CLIPZeroShotClassifier, "augment", "cache_alpha", "cache_beta"),
         _tip_adapter_f,
         accepts_new_classes=False,
     ),

@@ -30,10 +30,10 @@ class ProKeRClassifier(EmbeddingsClassifier):
         Embeds images and texts; fitted first, on the same images.
     beta : float or "auto", default="auto"
         Inverse width of the kernel ``exp(-beta |x - x'|^2)``. ``"auto"`` is chosen on the
-        validation part, and is 1 without one.
+        validation part, and is 0.3 without one.
     lam : float or "auto", default="auto"
         The paper's lambda: how strongly the function is held to the cosines. ``"auto"`` is chosen
-        on the validation part, and is 1 without one.
+        on the validation part, and is 0.3 without one.
 
     Attributes
     ----------
@@ -78,10 +78,10 @@ class ProKeRClassifier(EmbeddingsClassifier):
         "lam": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
     }
 
-    # One choice for everything, made on the selection sets of benchmarks.defaults.
+    # One choice for everything: `benchmarks.methods --choose` made it on the selection sets.
     _automatic = {
-        "beta": (1.0, (0.3, 1.0, 3.0, 10.0)),
-        "lam": (1.0, (0.01, 0.1, 1.0, 10.0, 100.0)),
+        "beta": (0.3, (0.1, 0.3, 1.0, 3.0, 10.0)),
+        "lam": (0.3, (0.01, 0.1, 0.3, 1.0, 10.0, 100.0)),
     }
     _learns_for_each = True
 

@@ -62,7 +62,7 @@ def few_shot(
         Parameters of the estimators, which replace those of the setting: ``model_name``,
         ``pretrained``, ``device``, ``lr``, ... each for all methods that take it. In addition,
         ``steps_per_shot`` for those that train, ``C`` for the linear probe, ``share`` and
-        ``head_alpha`` for two stages.
+        ``head_alpha`` for two stages, ``cache_alpha`` and ``cache_beta`` for Tip-Adapter-F.
 
     Returns
     -------

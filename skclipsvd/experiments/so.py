@@ -70,7 +70,7 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     changes_ : dict of str to ndarray
-        By matrix: ``"image.11.v/at"``, int64, which entries differ from the frozen matrix's, row by
+        By matrix: ``"image.11.v/at"``, int32, which entries differ from the frozen matrix's, row by
         row, and ``"image.11.v/by"``, float32, by how much.
     n_parameters_tuned_ : int
         How many entries differ.

@@ -58,7 +58,7 @@ class SparseAdaptation(Adaptation):
         """Build one from the numbers that `state` returned."""
         adaptation = cls(targets, density, refresh, device)
         for name, change in adaptation.changes.items():
-            places = torch.from_numpy(state[f"{name}/at"]).to(device)
+            places = torch.from_numpy(state[f"{name}/at"]).long().to(device)
             change.data.view(-1)[places] = torch.from_numpy(state[f"{name}/by"]).to(device)
         return adaptation
 
@@ -87,12 +87,12 @@ class SparseAdaptation(Adaptation):
         return float(np.exp(np.mean(np.log(sizes))))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the entries that moved: ``"<target>/at"``, int64, row by row, and ``"/by"``."""
+        """Return the entries that moved: ``"<target>/at"``, int32, row by row, and ``"/by"``."""
         state: dict[str, np.ndarray] = {}
         for name, change in self.changes.items():
             flat = change.detach().cpu().numpy().ravel()
             places = np.flatnonzero(flat)
-            state[f"{name}/at"], state[f"{name}/by"] = places.astype(np.int64), flat[places]
+            state[f"{name}/at"], state[f"{name}/by"] = places.astype(np.int32), flat[places]
         return state
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -138,16 +138,16 @@ class SparseAdam(torch.optim.Optimizer):
         (group,) = self.param_groups
         for index, number in enumerate(group["params"]):
             if number.grad is not None:
-                self._move(index, number, group["lr"])
+                self._move(index, number, number.grad, group["lr"])
 
-    def _move(self, index: int, number: nn.Parameter, lr: float) -> None:
+    def _move(self, index: int, number: nn.Parameter, dense: Tensor, lr: float) -> None:
         flat, state = number.data.view(-1), self.state[number]
         if not state:
             none = flat.new_zeros(0)
             state.update(n_steps=torch.zeros((), dtype=torch.int64), mean=none, square=none)
             state["at"] = none.long()
         looked_at = self._looked_at(index, int(state["n_steps"]) // self.refresh, flat)
-        gradient = number.grad.view(-1)[looked_at]
+        gradient = dense.view(-1)[looked_at]
         state["n_steps"] += 1
         at, where = torch.unique(torch.cat([state["at"], looked_at]), return_inverse=True)
         both = ((state["mean"], gradient), (state["square"], gradient.square()))

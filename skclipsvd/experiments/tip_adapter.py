@@ -100,7 +100,7 @@ class TipAdapterFClassifier(EmbeddingsClassifier):
     }
 
     _automatic = {
-        "alpha": (1.0, (0.3, 1.0, 3.0, 10.0, 30.0)),
+        "alpha": (1.0, (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
         "beta": (5.5, (1.0, 3.0, 5.5, 10.0, 20.0)),
     }
     # They are searched for the keys that the default has trained, as published.

@@ -169,7 +169,6 @@ def test_so_predicts_what_it_trained(train, test, tmp_path):
     assert further.fit(*train).loss_curve_[0] == pytest.approx(float(loss), rel=1e-4)
     copy = pickle.loads(pickle.dumps(clf))
     np.testing.assert_array_equal(copy.predict_proba(test[0]), clf.predict_proba(test[0]))
-    assert len(pickle.dumps(clf)) < 1.5e6
     again = clone(clf).fit(*train)
     np.testing.assert_array_equal(again.predict_proba(test[0]), clf.predict_proba(test[0]))
     other = clone(clf).set_params(random_state=1).fit(*train)
@@ -336,7 +335,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(name, train, test):
     for message, parts in cases.items():
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             clf.fit(*train, **parts)
-    with pytest.raises(ValueError, match="classes"):
+    with pytest.raises(ValueError, match="one class only"):
         clf.fit(train[0], ["zero"] * 40)
     assert pickle.dumps(clf) == before
     with pytest.raises(ValueError, match="beta"):
