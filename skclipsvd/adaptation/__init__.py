@@ -4,6 +4,7 @@ from .base import Adaptation
 from .layers import AdaptedAttention, install, merge
 from .lowrank import LowRankAdaptation
 from .merged import merged_once, state_digest
+from .sparse import SparseAdaptation
 from .spectral import SpectralAdaptation
 from .targets import Target, find_targets, select_targets
 
@@ -11,6 +12,7 @@ __all__ = [
     "AdaptedAttention",
     "Adaptation",
     "LowRankAdaptation",
+    "SparseAdaptation",
     "SpectralAdaptation",
     "Target",
     "find_targets",

@@ -1,6 +1,6 @@
 """The estimators: parameters and their documentation; fit; predict; the report."""
 
-from ._adapter_file import MACHINE_PARAMETERS, Saved, read_adapter
+from ._adapter_file import MACHINE_PARAMETERS, read_adapter
 from ._base import (
     BaseCLIPClassifier,
     TakesImages,
@@ -9,8 +9,9 @@ from ._base import (
     frozen_and_adapted,
     prompts_of,
 )
-from ._constraints import MODEL_CONSTRAINTS, TUNING_CONSTRAINTS
+from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
+from ._so import CLIPSOClassifier
 from ._svd import CLIPSVDClassifier
 from ._trained import TrainedCLIPClassifier
 from ._zero_shot import CLIPZeroShotClassifier
@@ -18,12 +19,11 @@ from ._zero_shot import CLIPZeroShotClassifier
 __all__ = [
     "MACHINE_PARAMETERS",
     "MODEL_CONSTRAINTS",
-    "TUNING_CONSTRAINTS",
     "BaseCLIPClassifier",
     "CLIPLoRAClassifier",
+    "CLIPSOClassifier",
     "CLIPSVDClassifier",
     "CLIPZeroShotClassifier",
-    "Saved",
     "TrainedCLIPClassifier",
     "TakesImages",
     "UsesBackbone",

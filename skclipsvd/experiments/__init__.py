@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import open_data, open_folder
     from .markdown import tables
-    from .methods import METHODS
+    from .methods import METHODS, CLIPSOClassifier
     from .plots import plot_shots
     from .proker import ProKeRClassifier
     from .protocols import base_to_novel, cross_dataset, domain_generalisation, few_shot
     from .results import read_results
-    from .so import CLIPSOClassifier
     from .tip_adapter import TipAdapterFClassifier
     from .two_stage import TwoStageClassifier
 else:  # a type checker would take every name for one that is there
@@ -54,7 +53,7 @@ _MODULES = {
     "open_folder": "data",
     "METHODS": "methods",
     "TwoStageClassifier": "two_stage",
-    "CLIPSOClassifier": "so",
+    "CLIPSOClassifier": "methods",
     "ProKeRClassifier": "proker",
     "TipAdapterFClassifier": "tip_adapter",
     "read_results": "results",

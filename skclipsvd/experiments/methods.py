@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from ..classifiers import (
     MACHINE_PARAMETERS,
     CLIPLoRAClassifier,
+    CLIPSOClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
     TrainedCLIPClassifier,
@@ -24,7 +25,6 @@ from ..classifiers import (
 from ..encoder import CLIPEncoder
 from ..validation import check_parameters
 from .proker import ProKeRClassifier
-from .so import CLIPSOClassifier
 from .tip_adapter import TipAdapterFClassifier
 from .two_stage import TwoStageClassifier
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
+from skclipsvd.adaptation.sparse import SparseAdam
 from skclipsvd.experiments import CLIPSOClassifier, ProKeRClassifier, TipAdapterFClassifier
-from skclipsvd.experiments.sparse import SparseAdam
 
 TRAIN, TEST = slice(0, 40), slice(40, 100)
 

@@ -151,8 +151,8 @@ LORA = NumericLoRA(
 )
 SO = NumericSO(
     "stand-in",
-    lr=0.01,
-    density=0.5,
+    lr=0.02,
+    density=1.0,
     **{k: v for k, v in _TRAINING.items() if k != "weight_decay"},
 )
 ZERO_SHOT = NumericZeroShot("stand-in")

@@ -12,12 +12,14 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adaptation import Adaptation, Target
-from ..classifiers import TUNING_CONSTRAINTS, Saved, TrainedCLIPClassifier
+from ..adaptation import Adaptation, SparseAdaptation, Target
+from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
 from ..training import Recipe, Task
 from ..validation import Interval
-from .sparse import SparseAdaptation
+from ._adapter_file import Saved
+from ._constraints import TUNING_CONSTRAINTS
+from ._trained import TrainedCLIPClassifier
 
 # As published: so many steps, or fewer once an epoch's loss is so low.
 _STEPS, _LEARNT_LOSS = 2000, 0.01
@@ -107,6 +109,9 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
     (2,)
     """
 
+    # Where pickles and skops files find it, whatever file it is in.
+    __module__ = "skclipsvd.classifiers"
+
     _parameter_constraints: dict = {
         **{name: value for name, value in TUNING_CONSTRAINTS.items() if name != "weight_decay"},
         "density": [Interval(Real, 0, 1, closed="right")],
@@ -130,7 +135,7 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         logit_scale: float | None = None,
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v", "o", "mlp"),
-        layers: str | Sequence[int] | NDArray[np.integer] = "all",
+        layers: Layers = "all",
         epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         lr: float | Literal["auto"] = 2e-4,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptation import Adaptation, Target
+from .base import Adaptation
+from .targets import Target
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
