@@ -518,8 +518,9 @@ class BaseCLIPClassifier(
         `logit_scale_` and `logit_bias_` are in it, in float32. The batch may have any size. Before
         the file is written, onnxruntime has to give the probabilities that torch gives.
 
-        Input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images after they were
-        resized and cropped. Output ``"probabilities"`` is float32 of shape (n_images, n_classes).
+        Input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images after they
+        were resized and cropped. Output ``"probabilities"`` is float32 of shape (n_images,
+        n_classes).
         The metadata say the rest, each value as JSON: ``classes`` in the order of the columns,
         ``size`` (height and width), ``resize_mode``, ``interpolation``, ``estimator`` and
         ``backbone_fingerprint``.

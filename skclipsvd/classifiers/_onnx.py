@@ -109,8 +109,8 @@ def _check_size(visual: nn.Module, name: str) -> None:
 def _cannot(name: str, why: str) -> ValueError:
     why = " ".join(why.split())[:300]
     return ValueError(
-        f"{name}: its image tower cannot be written as an ONNX graph ({why}). Deploy merged_model() "
-        "with open_clip, or choose another model."
+        f"{name}: its image tower cannot be written as an ONNX graph ({why}). Deploy "
+        "merged_model() with open_clip, or choose another model."
     )
 
 
@@ -160,9 +160,7 @@ def _agree(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
     return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=_TOLERANCE)
 
 
-def _described(
-    content: bytes, estimator: BaseCLIPClassifier, backbone: Backbone
-) -> ModelProto:
+def _described(content: bytes, estimator: BaseCLIPClassifier, backbone: Backbone) -> ModelProto:
     """Add what a reader has to know; every value of the metadata is JSON."""
     import onnx
 
