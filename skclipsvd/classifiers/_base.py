@@ -59,7 +59,7 @@ from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
 from ._onnx import write_onnx
 from ._report import FitReportMixin
-from ._scores import TextScores
+from ._scores import Scores
 
 # Features that were computed in half precision are not quite of unit length.
 _UNIT_TOLERANCE = 0.02
@@ -175,6 +175,8 @@ class BaseCLIPClassifier(
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
+    # What says nothing of other classes.
+    _of_its_classes: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -195,6 +197,10 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
+    def _head_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return coefficients and intercepts of what scores beside the class texts, if anything."""
+        return None
+
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
@@ -202,6 +208,8 @@ class BaseCLIPClassifier(
     @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
+
+        Where there is a `head`, the mean of that and of the head's score.
 
         Parameters
         ----------
@@ -241,7 +249,7 @@ class BaseCLIPClassifier(
 
     @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
-        """Predict the label whose text is most similar to each image.
+        """Predict the label of the highest score: whose text is most similar to each image.
 
         Parameters
         ----------
@@ -407,7 +415,11 @@ class BaseCLIPClassifier(
             )
         other = clone(self)
         other.__dict__.update(
-            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+            {
+                name: copy.deepcopy(vars(self)[name])
+                for name in self._saved
+                if name in vars(self) and name not in self._of_its_classes
+            }
         )
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
@@ -624,7 +636,7 @@ class BaseCLIPClassifier(
                 self._frozen_and_adapted()  # before the bar of all parts
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
-            scores = self._text_scores().to(backbone.device)
+            scores = self._score_module().to(backbone.device)
             found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():
             raise ValueError(
@@ -633,9 +645,10 @@ class BaseCLIPClassifier(
             )
         return found
 
-    def _text_scores(self) -> TextScores:
+    def _score_module(self) -> Scores:
         """Return what turns the unit features of images into scores."""
-        return TextScores(self.text_features_, self.logit_scale_, self.logit_bias_)
+        head = self._head_arrays()
+        return Scores(self.text_features_, self.logit_scale_, self.logit_bias_, head)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

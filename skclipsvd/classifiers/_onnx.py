@@ -69,7 +69,7 @@ def write_onnx(estimator: BaseCLIPClassifier, path: Path) -> None:
     model = backbone.to_predict(estimator._checked_model(backbone))
     # What trains takes the plain path of attention; there is no export of the fused one.
     private = copy.deepcopy(model).requires_grad_(True)
-    graph = _Graph(private, backbone.preprocess, estimator._text_scores()).eval()
+    graph = _Graph(private, backbone.preprocess, estimator._score_module()).eval()
     # By torch first, so that what is wrong with the classifier is said as such.
     batches = [_noise(size_of(backbone.preprocess), n) for n in (1, 3)]
     expected = [_by_torch(graph, batch) for batch in batches]
