@@ -403,10 +403,7 @@ class BaseCLIPClassifier(
                 f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
                 "distinct labels, or a mapping of labels to texts."
             )
-        other = clone(self)
-        other.__dict__.update(
-            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
-        )
+        other = self._copied()
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
@@ -511,6 +508,14 @@ class BaseCLIPClassifier(
     @property
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
+
+    def _copied(self) -> Self:
+        """Return a fitted copy that shares nothing with this one."""
+        other = clone(self)
+        other.__dict__.update(
+            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+        )
+        return other
 
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""

@@ -76,6 +76,8 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         How it went.
     validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
+    strength_ : see `CLIPSVDClassifier`
+        Only where `with_strength` made this classifier.
     n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
         How much was tuned, and of how much.
     backbone_fingerprint_, backbone_config_ : see `CLIPSVDClassifier`

@@ -142,6 +142,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     best_epoch_ : int
         Which one it was, 0 for before training; with `early_stopping` its numbers are kept. Only
         where there is a validation part.
+    strength_ : float
+        How far from the frozen model to the fit the numbers are. Only where `with_strength` made
+        this classifier.
     n_parameters_tuned_ : int
         How many numbers were trained.
     n_parameters_ : int
