@@ -171,7 +171,9 @@ class LowRankAdaptation(Adaptation):
     def state_at(self, strength: float) -> dict[str, np.ndarray]:
         """Return `state` with ``strength B`` in place of ``B``."""
         return {
-            name: between(np.zeros_like(values), values, strength) if name.endswith("/b") else values
+            name: between(np.zeros_like(values), values, strength)
+            if name.endswith("/b")
+            else values
             for name, values in self.state().items()
         }
 

@@ -137,9 +137,7 @@ def test_it_is_kept_in_every_format(fitted, small_model, photographs, tmp_path):
     ]
     for same in read:
         assert same.strength_ == 0.6
-        np.testing.assert_array_equal(
-            same.decision_function(paths), part.decision_function(paths)
-        )
+        np.testing.assert_array_equal(same.decision_function(paths), part.decision_function(paths))
         # and goes on from there
         np.testing.assert_array_equal(
             same.with_strength(0).text_features_, fitted.with_strength(0).text_features_

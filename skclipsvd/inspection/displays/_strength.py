@@ -232,7 +232,9 @@ def _accuracies(
 def _checked_strengths(strengths: ArrayLike) -> NDArray[np.float64]:
     places = np.atleast_1d(np.asarray(strengths, dtype=float))
     if places.ndim != 1 or not len(places) or not ((places >= 0) & np.isfinite(places)).all():
-        raise ValueError(f"strengths={strengths!r} must be one or more finite numbers of 0 or more.")
+        raise ValueError(
+            f"strengths={strengths!r} must be one or more finite numbers of 0 or more."
+        )
     return places
 
 
@@ -254,9 +256,7 @@ def _checked_labels(name: str, values: ArrayLike, classes: NDArray) -> NDArray:
     return labels
 
 
-def _checked_items(
-    name: str, images: Images, backbone: Backbone, n_jobs: int | None
-) -> list[Item]:
+def _checked_items(name: str, images: Images, backbone: Backbone, n_jobs: int | None) -> list[Item]:
     """Decode images once, for all strengths; what cannot be read is named by where it was given."""
 
     def place(index: int) -> str:
