@@ -492,8 +492,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         is_number = isinstance(strength, Real) and not isinstance(strength, bool)
         if not is_number or not 0 <= strength < np.inf:
             raise ValueError(
-                f"strength={plain(strength)!r} must be a finite number of 0 or more: 0 is CLIP as it "
-                "was, 1 is the fit."
+                f"strength={plain(strength)!r} must be a finite number of 0 or more: 0 is CLIP as "
+                "it was, 1 is the fit."
             )
         other = self._copied()
         other.strength_ = float(strength) * getattr(self, "strength_", 1.0)

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_named_by_where_it_was_given(clf, halves):
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         draw(clf, paths, labels[1:], other_paths, other_labels)
     for strengths in ([], [-1], [np.nan], [[0, 1]]):
-        with pytest.raises(ValueError, match="strengths=.* finite numbers of 0 or more"):
+        with pytest.raises(ValueError, match=r"strengths=.* finite numbers of 0 or more"):
             draw(clf, paths, labels, other_paths, other_labels, strengths=strengths)
 
 
