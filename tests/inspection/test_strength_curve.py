@@ -1,6 +1,6 @@
 """Accuracy on trained classes and on others, over how much of a fit is used."""
 
-import logging
+import re
 
 import numpy as np
 import pytest
@@ -83,14 +83,13 @@ def test_low_rank_updates_as_well(halves):
     assert display.trained[-1] == clf.score(*halves["own"])
 
 
-def test_both_sets_pass_through_the_model_together(clf, halves, caplog):
-    caplog.set_level(logging.INFO, "skclipsvd")
+def test_both_sets_pass_through_the_model_together(clf, halves, capsys):
     loud = clf.with_strength(1).set_params(verbose=1)
     StrengthCurveDisplay.from_estimator(
         loud, *halves["own"], *halves["others"], strengths=[0.4, 0.8]
     )
-    done = [m for m in caplog.messages if m.startswith("embedding 200 images")]
-    assert len(done) == 2, caplog.messages
+    bars = re.findall(r"embedding: 100%.*? (\d+)/(\d+)", capsys.readouterr().err)
+    assert bars == [("200", "200")] * 2
 
 
 def test_points_are_drawn_in_order_whatever_order_they_came_in():
@@ -108,13 +107,13 @@ def test_what_does_not_fit_is_named_by_where_it_was_given(clf, halves):
     draw = StrengthCurveDisplay.from_estimator
     with pytest.raises(ValueError, match=r"y has labels that are none of the classes: \['six'"):
         draw(clf, paths, np.where(labels == "one", "six", labels), other_paths, other_labels)
-    with pytest.raises(ValueError, match=r"y_others has labels that are none of .* \['six'"):
+    with pytest.raises(ValueError, match=r"y_others has labels that are none of .*: \['two'"):
         draw(clf, paths, labels, other_paths, other_labels, classes=["zero", "one"])
     with pytest.raises(ValueError, match=r"y_others\[0\]"):
         draw(clf, paths, labels, other_paths[:2], [None, "two"])
     with pytest.raises(FileNotFoundError, match=r"X_others\[1\].*gone\.png"):
         draw(clf, paths, labels, [other_paths[0], "gone.png"], other_labels[:2])
-    with pytest.raises(ValueError, match=r"X_others\[1\].*cannot be decoded"):
+    with pytest.raises(ValueError, match=r"cannot be decoded.*X_others\[1\]"):
         draw(clf, paths, labels, [other_paths[0], b"no picture"], other_labels[:2])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         draw(clf, paths, labels[1:], other_paths, other_labels)
