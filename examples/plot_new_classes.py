@@ -44,8 +44,8 @@ for name, classifier in (("zero-shot", zero_shot), ("adapted", clf)):
     print("{}: base {:.1%}, novel {:.1%}, harmonic mean {:.1%}".format(name, *table[name]))
 
 # %%
-# What is learnt from the base classes may help with the novel ones, or do harm. The harmonic mean is
-# the usual summary, but look at both numbers.
+# What is learnt from the base classes may help with the novel ones, or do harm. The harmonic mean
+# is the usual summary, but look at both numbers.
 
 figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for i, (name, values) in enumerate(table.items()):
