@@ -173,6 +173,8 @@ class BaseCLIPClassifier(
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
+    # What says nothing of other classes.
+    _of_its_classes: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -193,6 +195,10 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
+    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+        """Return what scores embeddings beside the class texts, where there is anything."""
+        return None
+
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
@@ -200,6 +206,8 @@ class BaseCLIPClassifier(
     @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
+
+        Where there is a `head`, the mean of that and of the head's score.
 
         Parameters
         ----------
@@ -239,7 +247,7 @@ class BaseCLIPClassifier(
 
     @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
-        """Predict the label whose text is most similar to each image.
+        """Predict the label of the highest score: whose text is most similar to each image.
 
         Parameters
         ----------
@@ -405,7 +413,11 @@ class BaseCLIPClassifier(
             )
         other = clone(self)
         other.__dict__.update(
-            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+            {
+                name: copy.deepcopy(vars(self)[name])
+                for name in self._saved
+                if name in vars(self) and name not in self._of_its_classes
+            }
         )
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
@@ -571,6 +583,7 @@ class BaseCLIPClassifier(
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+            of_head = self._head_scores(backbone.device)
 
             def scores(features: Tensor) -> Tensor:
                 if features.shape[1] != text_features.shape[1]:
@@ -578,7 +591,8 @@ class BaseCLIPClassifier(
                         f"the class texts have {text_features.shape[1]} features, the images "
                         f"{features.shape[1]}: they are of another model. Fit again."
                     )
-                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+                of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+                return of_texts if of_head is None else (of_texts + of_head(features)) / 2
 
             found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():

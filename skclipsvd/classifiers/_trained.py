@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -33,18 +33,12 @@ from ..images import (
 )
 from ..progress import note, phase, shown, spoken
 from ..training import (
-    LEARNT_LOSS,
-    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
     FitMonitor,
-    Recipe,
     Task,
-    automatic_lr,
-    automatic_steps,
     checked_folder,
-    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -52,25 +46,21 @@ from ..training import (
 from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
+from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
 from ._outcome import FitOutcome
+from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
 
 
-class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
+class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixin):
     """Base of the classifiers that train a few numbers of both towers."""
 
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int | Literal["auto"]
-    max_steps: int | None
-    lr: float | Literal["auto"]
-    weight_decay: float
-    micro_batch_size: int | None
-    checkpointing: bool
+    head: Literal["logistic"] | None
     augment: bool
-    label_smoothing: float
     class_weight: Mapping[Any, float] | Literal["balanced"] | None
     early_stopping: bool
     validation_fraction: float
@@ -88,6 +78,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     validation_scores_: NDArray[np.float64]
     best_validation_score_: float
     best_epoch_: int
+    head_coef_: NDArray[np.float32]
+    head_intercept_: NDArray[np.float32]
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -101,7 +93,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
         "best_epoch_": Saved("number", optional=True),
+        **{name: Saved("array", optional=True) for name in HEAD_ARRAYS},
     }
+    _of_its_classes = HEAD_ARRAYS
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -117,6 +111,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         for name in ("loss_curve_", "validation_scores_"):
             if name in fitted and fitted[name].ndim != 1:
                 raise ValueError(f"{name} must have one dimension")
+        shapes = [fitted["text_features_"].shape, fitted["classes_"].shape]
+        if [fitted[name].shape for name in HEAD_ARRAYS if name in fitted] not in ([], shapes):
+            raise ValueError(f"{' and '.join(HEAD_ARRAYS)} belong together, with a row per class")
 
     @abstractmethod
     def _started(
@@ -181,7 +178,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Warns
         -----
         UnchangedPredictionsWarning
-            Training images are predicted as before the fit, wrong ones included.
+            Training images are predicted as before the fit, wrong ones included. Not where there is
+            a `head`.
         ConflictingLabelsWarning
             One picture has several labels.
         CheckpointWarning
@@ -262,7 +260,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         outcome.check_finite(text_features, learnt)
         model = backbone.to_predict(merged_once(backbone, learnt, lambda: adaptation))
-        unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        unchanged = None
+        if self.head is None:
+            unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        else:
+            fitted.update(fit_head(outcome, model))
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -407,62 +409,6 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def n_steps_for(self, n_images: int) -> int:
-        """Count the steps that a fit takes, without fitting.
-
-        Parameters
-        ----------
-        n_images : int
-            Images to train on, without those kept for validation.
-
-        Returns
-        -------
-        n_steps : int
-            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
-
-        Examples
-        --------
-        >>> from skclipsvd import CLIPSVDClassifier
-        >>> CLIPSVDClassifier("tiny", epochs=10, batch_size=32).n_steps_for(160)
-        50
-        """
-        if self.max_steps is not None:
-            return int(self.max_steps)
-        if self.epochs == "auto":
-            return automatic_steps(n_images, self.batch_size)
-        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
-
-    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
-        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
-        n_steps = self.n_steps_for(n_images)
-        lr = self.lr
-        if lr == "auto":
-            shots = n_images / task.prompts.n_classes
-            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
-            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
-        is_automatic = self.max_steps is None and self.epochs == "auto"
-        return Recipe(
-            n_steps=n_steps,
-            learnt_loss=LEARNT_LOSS if is_automatic else 0.0,
-            batch_size=int(self.batch_size),
-            micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(lr),
-            weight_decay=float(self.weight_decay),
-            label_smoothing=float(self.label_smoothing),
-            dtype=dtype,
-            checkpointing=bool(self.checkpointing),
-        )
-
-    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
-        n_images = min(len(task.labels), STARTING_IMAGES)
-        what = f"finding out how much is to be learnt, from {n_images} images"
-        model = self._start(task.backbone)
-        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
-        with phase(what, n_images, "image") as bar:
-            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
-            bar.result = f"their loss is {loss:.2f} times a guess's"
-        return loss
-
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
     ) -> dict:
@@ -482,6 +428,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
+
+    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+        if not hasattr(self, "head_coef_"):
+            return None
+        coef, intercept = (torch.from_numpy(getattr(self, n)).to(device) for n in HEAD_ARRAYS)
+        return lambda embeddings: embeddings @ coef.T + intercept
 
     def _start(self, backbone: Backbone) -> nn.Module:
         """Return the merged model that this fit began with, as it predicts."""
