@@ -195,9 +195,9 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
-    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-        """Return what scores embeddings beside the class texts, where there is anything."""
-        return None
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the scores of embeddings, from those of the class texts."""
+        return of_texts
 
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
@@ -207,7 +207,7 @@ class BaseCLIPClassifier(
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
-        Where there is a `head`, the mean of that and of the head's score.
+        Where there is a `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -583,7 +583,6 @@ class BaseCLIPClassifier(
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-            of_head = self._head_scores(backbone.device)
 
             def scores(features: Tensor) -> Tensor:
                 if features.shape[1] != text_features.shape[1]:
@@ -592,7 +591,7 @@ class BaseCLIPClassifier(
                         f"{features.shape[1]}: they are of another model. Fit again."
                     )
                 of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-                return of_texts if of_head is None else (of_texts + of_head(features)) / 2
+                return self._with_head(of_texts, features)
 
             found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():

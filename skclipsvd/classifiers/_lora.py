@@ -74,7 +74,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
-    head_coef_, head_intercept_ : see `CLIPSVDClassifier`
+    head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
         Only where there is a head.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
         How it went.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -80,6 +80,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
     best_epoch_: int
     head_coef_: NDArray[np.float32]
     head_intercept_: NDArray[np.float32]
+    head_weight_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -94,8 +95,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         "best_validation_score_": Saved("number", optional=True),
         "best_epoch_": Saved("number", optional=True),
         **{name: Saved("array", optional=True) for name in HEAD_ARRAYS},
+        "head_weight_": Saved("number", optional=True),
     }
-    _of_its_classes = HEAD_ARRAYS
+    _of_its_classes = (*HEAD_ARRAYS, "head_weight_")
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -112,8 +114,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             if name in fitted and fitted[name].ndim != 1:
                 raise ValueError(f"{name} must have one dimension")
         shapes = [fitted["text_features_"].shape, fitted["classes_"].shape]
-        if [fitted[name].shape for name in HEAD_ARRAYS if name in fitted] not in ([], shapes):
-            raise ValueError(f"{' and '.join(HEAD_ARRAYS)} belong together, with a row per class")
+        head = [name in fitted for name in cls._of_its_classes]
+        if any(head) and not (all(head) and [fitted[n].shape for n in HEAD_ARRAYS] == shapes):
+            raise ValueError(f"{', '.join(cls._of_its_classes)} belong together, for every class")
+        if not 0 <= fitted.get("head_weight_", 0) <= 1:
+            raise ValueError("head_weight_ must be a share")
 
     @abstractmethod
     def _started(
@@ -239,7 +244,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(task, adaptation)
+        ignorance = self._ignorance(task)
+        recipe = self._recipe(task, adaptation, ignorance)
 
         def attributes() -> dict[str, Any]:
             with shown(self.verbose):  # nothing where a callback asks in between
@@ -264,7 +270,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if self.head is None:
             unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         else:
-            fitted.update(fit_head(outcome, model))
+            fitted.update(fit_head(outcome, model, ignorance))
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -429,11 +435,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
 
-    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
         if not hasattr(self, "head_coef_"):
-            return None
-        coef, intercept = (torch.from_numpy(getattr(self, n)).to(device) for n in HEAD_ARRAYS)
-        return lambda embeddings: embeddings @ coef.T + intercept
+            return of_texts
+        coef, intercept = (torch.from_numpy(getattr(self, n)) for n in HEAD_ARRAYS)
+        of_head = embeddings @ coef.to(embeddings.device).T + intercept.to(embeddings.device)
+        return (1 - self.head_weight_) * of_texts + self.head_weight_ * of_head
 
     def _start(self, backbone: Backbone) -> nn.Module:
         """Return the merged model that this fit began with, as it predicts."""
