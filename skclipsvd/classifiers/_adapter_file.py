@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 
-# 1: until 0.1.0, without validation scores and some parameters. 2: everything.
-_FORMAT = 2
+# 1: until 0.1.0, without validation scores and some parameters. 2: everything but heads. 3: with a
+# head, which a reader that does not know it must not pass over.
+_FORMATS = (1, 2, 3)
 _KEY = "skclipsvd"
 # Over header and arrays, so that a damaged bit is noticed; files of 0.1.0 have none.
 _CHECKSUM = "sha256"
@@ -80,7 +81,7 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
         else:
             values[name] = plain(value)
     header = {
-        "format": _FORMAT,
+        "format": 3 if any(name.startswith("head_") for name in arrays) else 2,
         "estimator": type(estimator).__name__,
         "parameters": _encode_parameters(estimator),
         "fitted": values,
@@ -107,10 +108,10 @@ def read_adapter(
     header, arrays = _read(path)
     if not isinstance(header, dict):
         raise ValueError(f"{path} is a safetensors file, but no adapter of skclipsvd.")
-    if header.get("format") not in (1, _FORMAT):
+    if header.get("format") not in _FORMATS:
         raise ValueError(
             f"{path} has adapter format {header.get('format')!r}; this version reads up to "
-            f"{_FORMAT}. Update skclipsvd."
+            f"{_FORMATS[-1]}. Update skclipsvd."
         )
     try:
         if header["format"] == 1:

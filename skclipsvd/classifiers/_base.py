@@ -173,6 +173,8 @@ class BaseCLIPClassifier(
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
+    # What says nothing of other classes.
+    _of_its_classes: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -193,6 +195,10 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the scores of embeddings, from those of the class texts."""
+        return of_texts
+
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
@@ -200,6 +206,8 @@ class BaseCLIPClassifier(
     @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
+
+        Where there is a `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -239,7 +247,7 @@ class BaseCLIPClassifier(
 
     @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
-        """Predict the label whose text is most similar to each image.
+        """Predict the label of the highest score: whose text is most similar to each image.
 
         Parameters
         ----------
@@ -404,6 +412,8 @@ class BaseCLIPClassifier(
                 "distinct labels, or a mapping of labels to texts."
             )
         other = self._copied()
+        for name in self._of_its_classes:
+            vars(other).pop(name, None)
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
@@ -583,7 +593,8 @@ class BaseCLIPClassifier(
                         f"the class texts have {text_features.shape[1]} features, the images "
                         f"{features.shape[1]}: they are of another model. Fit again."
                     )
-                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
+                of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+                return self._with_head(of_texts, features)
 
             found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():

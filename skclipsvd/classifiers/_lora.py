@@ -45,6 +45,8 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         Which matrices of each block to adapt.
     layers : see `CLIPSVDClassifier`
         Which blocks to adapt.
+    head : see `CLIPSVDClassifier`
+        What answers beside the class texts.
     epochs, max_steps : see `CLIPSVDClassifier`
         How long to train.
     lr : float or "auto", default="auto"
@@ -72,6 +74,8 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
+        Only where there is a head.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
         How it went.
     validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
@@ -126,6 +130,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v"),
         layers: Layers = "all",
+        head: Literal["logistic"] | None = None,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         lr: float | Literal["auto"] = "auto",
@@ -159,6 +164,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
+        self.head = head
         self.epochs = epochs
         self.max_steps = max_steps
         self.lr = lr

@@ -35,18 +35,12 @@ from ..images import (
 from ..labels import plain
 from ..progress import note, phase, shown, spoken
 from ..training import (
-    LEARNT_LOSS,
-    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
     FitMonitor,
-    Recipe,
     Task,
-    automatic_lr,
-    automatic_steps,
     checked_folder,
-    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -54,25 +48,21 @@ from ..training import (
 from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
+from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
 from ._outcome import FitOutcome
+from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
 
 
-class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
+class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixin):
     """Base of the classifiers that train a few numbers of both towers."""
 
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int | Literal["auto"]
-    max_steps: int | None
-    lr: float | Literal["auto"]
-    weight_decay: float
-    micro_batch_size: int | None
-    checkpointing: bool
+    head: Literal["logistic"] | None
     augment: bool
-    label_smoothing: float
     class_weight: Mapping[Any, float] | Literal["balanced"] | None
     early_stopping: bool
     validation_fraction: float
@@ -91,6 +81,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     best_validation_score_: float
     best_epoch_: int
     strength_: float
+    head_coef_: NDArray[np.float32]
+    head_intercept_: NDArray[np.float32]
+    head_weight_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -105,7 +98,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         "best_validation_score_": Saved("number", optional=True),
         "best_epoch_": Saved("number", optional=True),
         "strength_": Saved("number", optional=True),  # only where it was made by `with_strength`
+        **{name: Saved("array", optional=True) for name in HEAD_ARRAYS},
+        "head_weight_": Saved("number", optional=True),
     }
+    _of_its_classes = (*HEAD_ARRAYS, "head_weight_")
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -123,6 +119,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         for name in ("loss_curve_", "validation_scores_"):
             if name in fitted and fitted[name].ndim != 1:
                 raise ValueError(f"{name} must have one dimension")
+        shapes = [fitted["text_features_"].shape, fitted["classes_"].shape]
+        head = [name in fitted for name in cls._of_its_classes]
+        if any(head) and not (all(head) and [fitted[n].shape for n in HEAD_ARRAYS] == shapes):
+            raise ValueError(f"{', '.join(cls._of_its_classes)} belong together, for every class")
+        if not 0 <= fitted.get("head_weight_", 0) <= 1:
+            raise ValueError("head_weight_ must be a share")
 
     @abstractmethod
     def _started(
@@ -187,7 +189,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Warns
         -----
         UnchangedPredictionsWarning
-            Training images are predicted as before the fit, wrong ones included.
+            Training images are predicted as before the fit, wrong ones included. Not where there is
+            a `head`.
         ConflictingLabelsWarning
             One picture has several labels.
         CheckpointWarning
@@ -247,7 +250,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(task, adaptation)
+        ignorance = self._ignorance(task)
+        recipe = self._recipe(task, adaptation, ignorance)
 
         def attributes() -> dict[str, Any]:
             with shown(self.verbose):  # nothing where a callback asks in between
@@ -268,7 +272,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         outcome.check_finite(text_features, learnt)
         model = backbone.to_predict(merged_once(backbone, learnt, lambda: adaptation))
-        unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        unchanged = None
+        if self.head is None:
+            unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        else:
+            fitted.update(fit_head(outcome, model, ignorance))
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -413,40 +421,16 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def n_steps_for(self, n_images: int) -> int:
-        """Count the steps that a fit takes, without fitting.
-
-        Parameters
-        ----------
-        n_images : int
-            Images to train on, without those kept for validation.
-
-        Returns
-        -------
-        n_steps : int
-            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
-
-        Examples
-        --------
-        >>> from skclipsvd import CLIPSVDClassifier
-        >>> CLIPSVDClassifier("tiny", epochs=10, batch_size=32).n_steps_for(160)
-        50
-        """
-        if self.max_steps is not None:
-            return int(self.max_steps)
-        if self.epochs == "auto":
-            return automatic_steps(n_images, self.batch_size)
-        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
-
     @explained_out_of_memory()
     def with_strength(self, strength: float) -> Self:
         """Make a classifier that goes a share of the way from CLIP to this one, without training.
 
         Every trained number is moved along the straight line from its frozen value to its fitted
         one: singular values to ``s0 + strength (s - s0)``, low-rank updates to ``strength B A``.
-        The class texts are encoded anew by the text tower at that strength. Between, a classifier
-        often keeps most of what the fit gained on its own classes and has lost less on everything
-        else, as fine-tuned CLIPs do in general [1]_.
+        The class texts are encoded anew by the text tower at that strength; a `head` stays as it is
+        and has `strength` times its share of the answer. Between 0 and 1, a classifier often keeps
+        most of what the fit gained on its own classes and has lost less on everything else, as
+        fine-tuned CLIPs do in general [1]_.
 
         Parameters
         ----------
@@ -497,6 +481,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
             )
         other = self._copied()
         other.strength_ = float(strength) * getattr(self, "strength_", 1.0)
+        if hasattr(self, "head_weight_"):
+            other.head_weight_ = min(1.0, float(strength) * self.head_weight_)
         if strength != 1:
             with shown(self.verbose):
                 backbone = other._load_backbone()
@@ -512,37 +498,6 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 "no longer finite; use a smaller one."
             )
         return other
-
-    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
-        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
-        n_steps = self.n_steps_for(n_images)
-        lr = self.lr
-        if lr == "auto":
-            shots = n_images / task.prompts.n_classes
-            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
-            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
-        is_automatic = self.max_steps is None and self.epochs == "auto"
-        return Recipe(
-            n_steps=n_steps,
-            learnt_loss=LEARNT_LOSS if is_automatic else 0.0,
-            batch_size=int(self.batch_size),
-            micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(lr),
-            weight_decay=float(self.weight_decay),
-            label_smoothing=float(self.label_smoothing),
-            dtype=dtype,
-            checkpointing=bool(self.checkpointing),
-        )
-
-    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
-        n_images = min(len(task.labels), STARTING_IMAGES)
-        what = f"finding out how much is to be learnt, from {n_images} images"
-        model = self._start(task.backbone)
-        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
-        with phase(what, n_images, "image") as bar:
-            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
-            bar.result = f"their loss is {loss:.2f} times a guess's"
-        return loss
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
@@ -563,6 +518,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
 
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
+
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        if not hasattr(self, "head_coef_"):
+            return of_texts
+        coef, intercept = (torch.from_numpy(getattr(self, n)) for n in HEAD_ARRAYS)
+        of_head = embeddings @ coef.to(embeddings.device).T + intercept.to(embeddings.device)
+        return (1 - self.head_weight_) * of_texts + self.head_weight_ * of_head
 
     def _start(self, backbone: Backbone) -> nn.Module:
         """Return the merged model that this fit began with, as it predicts."""

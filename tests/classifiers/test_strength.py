@@ -14,8 +14,9 @@ from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassif
 from skclipsvd.inspection import head_changes, singular_value_changes
 
 KINDS = {
-    CLIPSVDClassifier: ("singular_values_", dict(lr=0.03)),
-    CLIPLoRAClassifier: ("factors_", dict(lr=0.01, matrices=["q", "v", "o", "mlp"])),
+    "SVD": (CLIPSVDClassifier, dict(lr=0.03)),
+    "LoRA": (CLIPLoRAClassifier, dict(lr=0.01, matrices=["q", "v", "o", "mlp"])),
+    "SVD and a head": (CLIPSVDClassifier, dict(lr=0.03, head="logistic")),
 }
 WORDS = dict(
     templates=["a photo of a {}.", "a picture of a {}."],
@@ -23,14 +24,15 @@ WORDS = dict(
 )
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(scope="module", params=KINDS)
 def fitted(request, small_model, photographs):
-    settings = dict(max_steps=6, augment=False, random_state=0, **KINDS[request.param][1])
-    return request.param(small_model, **settings, **WORDS).fit(*photographs)
+    kind, settings = KINDS[request.param]
+    clf = kind(small_model, max_steps=6, augment=False, random_state=0, **settings, **WORDS)
+    return clf.fit(*photographs)
 
 
 def learnt(clf):
-    return getattr(clf, KINDS[type(clf)][0])
+    return clf.singular_values_ if isinstance(clf, CLIPSVDClassifier) else clf.factors_
 
 
 def assert_answers_alike(a, b, paths):
@@ -95,6 +97,24 @@ def test_singular_values_are_between_the_frozen_and_the_fitted_ones(small_model,
     changes, whole = head_changes(clf.with_strength(0.5)), head_changes(clf)
     assert 0.4 * whole.change.max() < changes.change.max() < 0.6 * whole.change.max()
     assert (head_changes(clf.with_strength(0)).change == 0).all()
+
+
+def test_a_head_has_its_share_of_the_strength(small_model, photographs):
+    """Its own numbers stay: they are the regression that the fit left."""
+    paths, labels = photographs
+    clf = CLIPSVDClassifier(
+        small_model, max_steps=6, lr=0.03, augment=False, head="logistic", random_state=0
+    ).fit(paths, labels)
+    for strength, share in ((0, 0), (0.6, 0.6 * clf.head_weight_), (9, 1)):
+        part = clf.with_strength(strength)
+        assert part.head_weight_ == pytest.approx(share)
+        embeddings = part.transform(paths)
+        of_texts = part.logit_scale_ * embeddings @ part.text_features_.T + part.logit_bias_
+        of_head = embeddings @ clf.head_coef_.T + clf.head_intercept_
+        expected = (1 - share) * of_texts + share * of_head
+        np.testing.assert_allclose(
+            part.decision_function(paths), expected[:, 1] - expected[:, 0], atol=1e-3
+        )
 
 
 def test_shares_multiply(fitted, photographs):

@@ -83,13 +83,13 @@ def test_low_rank_updates_as_well(halves):
     assert display.trained[-1] == clf.score(*halves["own"])
 
 
-def test_both_sets_pass_through_the_model_together(clf, halves, capsys):
+def test_every_image_passes_through_the_model_once_per_strength(clf, halves, capsys):
     loud = clf.with_strength(1).set_params(verbose=1)
     StrengthCurveDisplay.from_estimator(
         loud, *halves["own"], *halves["others"], strengths=[0.4, 0.8]
     )
     bars = re.findall(r"embedding: 100%.*? (\d+)/(\d+)", capsys.readouterr().err)
-    assert bars == [("200", "200")] * 2
+    assert bars == [("100", "100")] * 4
 
 
 def test_points_are_drawn_in_order_whatever_order_they_came_in():

@@ -93,7 +93,7 @@ class StrengthCurveDisplay:
     ) -> Self:
         """Score a fitted classifier at several strengths, and draw it.
 
-        All images are embedded once per strength; nothing is trained.
+        Every image is embedded once per strength; nothing is trained.
 
         Parameters
         ----------
@@ -168,9 +168,15 @@ class StrengthCurveDisplay:
         ]
         for one, answers in zip(items, labels, strict=True):
             check_consistent_length(one, answers)
-        scores = np.array([_accuracies(sides, items, labels, place) for place in places])
+        scores = [
+            [
+                clf.with_strength(place).score(*given)
+                for clf, *given in zip(sides, items, labels, strict=True)
+            ]
+            for place in places
+        ]
         n_trained, n_others = map(len, items)
-        return cls(places, *scores.T, n_trained=n_trained, n_others=n_others).plot(ax)
+        return cls(places, *np.transpose(scores), n_trained=n_trained, n_others=n_others).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw both curves.
@@ -211,22 +217,6 @@ class StrengthCurveDisplay:
         legend_above(self.ax_, 2)
         remove_spines(self.ax_)
         return self
-
-
-def _accuracies(
-    sides: Sequence[TrainedCLIPClassifier],
-    items: Sequence[list[Item]],
-    labels: Sequence[NDArray],
-    strength: float,
-) -> list[float]:
-    """Score both sides at one strength, on embeddings that are computed together."""
-    moved = [clf.with_strength(strength) for clf in sides]
-    embeddings = moved[0].transform([*items[0], *items[1]])
-    parts = np.split(embeddings, [len(items[0])])
-    return [
-        float(np.mean(clf.classes_[(part @ clf.text_features_.T).argmax(axis=1)] == answers))
-        for clf, part, answers in zip(moved, parts, labels, strict=True)
-    ]
 
 
 def _checked_strengths(strengths: ArrayLike) -> NDArray[np.float64]:
