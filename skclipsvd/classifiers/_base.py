@@ -59,7 +59,6 @@ from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
 from ._onnx import write_onnx
 from ._report import FitReportMixin
-from ._scores import Scores
 
 # Features that were computed in half precision are not quite of unit length.
 _UNIT_TOLERANCE = 0.02
@@ -197,9 +196,9 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
-    def _head_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return coefficients and intercepts of what scores beside the class texts, if anything."""
-        return None
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the scores of embeddings, from those of the class texts."""
+        return of_texts
 
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
@@ -209,7 +208,7 @@ class BaseCLIPClassifier(
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
-        Where there is a `head`, the mean of that and of the head's score.
+        Where there is a `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -413,14 +412,9 @@ class BaseCLIPClassifier(
                 f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
                 "distinct labels, or a mapping of labels to texts."
             )
-        other = clone(self)
-        other.__dict__.update(
-            {
-                name: copy.deepcopy(vars(self)[name])
-                for name in self._saved
-                if name in vars(self) and name not in self._of_its_classes
-            }
-        )
+        other = self._copied()
+        for name in self._of_its_classes:
+            vars(other).pop(name, None)
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
@@ -526,16 +520,16 @@ class BaseCLIPClassifier(
     def export_onnx(self, path: str | Path) -> None:
         """Write one ONNX file that maps pixels to class probabilities, to predict without torch.
 
-        The image tower with the merged weights, the normalisation of pixels, the class texts,
-        `logit_scale_` and `logit_bias_` are in it, in float32. The batch may have any size. Before
-        the file is written, onnxruntime has to give the probabilities that torch gives.
+        It holds the image tower with the merged weights, the normalisation of pixels, the class
+        texts, `logit_scale_`, `logit_bias_` and the `head` if there is one, in float32. The number
+        of images is free. Before the file is written, onnxruntime has to give the probabilities
+        that torch gives.
 
-        Input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images after they
-        were resized and cropped. Output ``"probabilities"`` is float32 of shape (n_images,
-        n_classes).
-        The metadata say the rest, each value as JSON: ``classes`` in the order of the columns,
-        ``size`` (height and width), ``resize_mode``, ``interpolation``, ``estimator`` and
-        ``backbone_fingerprint``.
+        The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
+        and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
+        metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
+        ``estimator`` and ``backbone_fingerprint``.
 
         Parameters
         ----------
@@ -577,6 +571,14 @@ class BaseCLIPClassifier(
     @property
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
+
+    def _copied(self) -> Self:
+        """Return a fitted copy that shares nothing with this one."""
+        other = clone(self)
+        other.__dict__.update(
+            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+        )
+        return other
 
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""
@@ -636,8 +638,7 @@ class BaseCLIPClassifier(
                 self._frozen_and_adapted()  # before the bar of all parts
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
-            scores = self._score_module().to(backbone.device)
-            found = self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=self._scores_of)
         if not np.isfinite(found).all():
             raise ValueError(
                 "the adapted weights give no finite scores: the file that they came from is "
@@ -645,10 +646,16 @@ class BaseCLIPClassifier(
             )
         return found
 
-    def _score_module(self) -> Scores:
-        """Return what turns the unit features of images into scores."""
-        head = self._head_arrays()
-        return Scores(self.text_features_, self.logit_scale_, self.logit_bias_, head)
+    def _scores_of(self, features: Tensor) -> Tensor:
+        """Score images by their features: float32 unit vectors, from whatever model."""
+        text_features = torch.from_numpy(self.text_features_).to(features.device)
+        if features.shape[1] != text_features.shape[1]:
+            raise ValueError(
+                f"the class texts have {text_features.shape[1]} features, the images "
+                f"{features.shape[1]}: they are of another model. Fit again."
+            )
+        of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+        return self._with_head(of_texts, features)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

@@ -7,6 +7,7 @@ import inspect
 import json
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,9 @@ _ONE_AT_A_TIME = threading.Lock()
 class _Graph(nn.Module):
     """What the file computes, in the steps of a prediction."""
 
-    def __init__(self, model: CLIPModel, preprocess: PreprocessCfg, scores: nn.Module):
+    def __init__(
+        self, model: CLIPModel, preprocess: PreprocessCfg, scores: Callable[[Tensor], Tensor]
+    ):
         super().__init__()
         self.model, self.scores = model, scores
         self.preprocess = preprocess
@@ -68,7 +71,7 @@ def write_onnx(estimator: BaseCLIPClassifier, path: Path) -> None:
     model = backbone.to_predict(estimator._checked_model(backbone))
     # What trains takes the plain path of attention; there is no export of the fused one.
     private = copy.deepcopy(model).requires_grad_(True)
-    graph = _Graph(private, backbone.preprocess, estimator._score_module()).eval()
+    graph = _Graph(private, backbone.preprocess, estimator._scores_of).eval()
     # By torch first, so that what is wrong with the classifier is said as such.
     batches = [_noise(size_of(backbone.preprocess), n) for n in (1, 3)]
     expected = [_by_torch(graph, batch) for batch in batches]
