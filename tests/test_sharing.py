@@ -119,6 +119,14 @@ def test_the_card_says_what_was_fitted(hub, clf):
     assert hub.messages == ["CLIPSVDClassifier of 10 classes, by skclipsvd 0.1.0"]
 
 
+def test_a_head_is_on_the_card(hub, digits):
+    clf = CLIPSVDClassifier("tiny", max_steps=2, augment=False, head="logistic", random_state=0)
+    push_to_hub(clf.fit(digits[0][:60], digits[1][:60]), "lab/digits")
+    share = f"{clf.head_weight_:.0%}"
+    row = f"| head | a logistic regression on the embeddings, {share} of the score |"
+    assert row in card_on(hub)[1].splitlines()
+
+
 def test_the_code_on_the_card_runs(hub, clf, digits, monkeypatch, tmp_path, capsys):
     push_to_hub(clf, "lab/digits")
     code = card_on(hub)[1].partition("```python\n")[2].partition("```")[0]

@@ -145,6 +145,9 @@ def _fit(estimator: BaseCLIPClassifier) -> Iterable[tuple[str, str]]:
     yield "estimator", type(estimator).__name__
     n = estimator.n_parameters_
     yield "parameters tuned", f"{fitted.get('n_parameters_tuned_', 0):,} of {n:,}"
+    if "head_weight_" in fitted:
+        share = fitted["head_weight_"]
+        yield "head", f"a logistic regression on the embeddings, {share:.0%} of the score"
     losses = fitted.get("loss_curve_", ())
     if len(losses):
         yield "steps", f"{len(losses):,}"
