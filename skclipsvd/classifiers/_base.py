@@ -57,6 +57,7 @@ from ..labels import check_no_missing, plain
 from ..progress import phase, shown
 from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
+from ._onnx import write_onnx
 from ._report import FitReportMixin
 
 # Features that were computed in half precision are not quite of unit length.
@@ -173,6 +174,8 @@ class BaseCLIPClassifier(
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
     }
+    # What says nothing of other classes.
+    _of_its_classes: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -193,6 +196,10 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the scores of embeddings, from those of the class texts."""
+        return of_texts
+
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
         return {}
@@ -200,6 +207,8 @@ class BaseCLIPClassifier(
     @named_by_class
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
+
+        Where there is a `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -239,7 +248,7 @@ class BaseCLIPClassifier(
 
     @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
-        """Predict the label whose text is most similar to each image.
+        """Predict the label of the highest score: whose text is most similar to each image.
 
         Parameters
         ----------
@@ -403,10 +412,9 @@ class BaseCLIPClassifier(
                 f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
                 "distinct labels, or a mapping of labels to texts."
             )
-        other = clone(self)
-        other.__dict__.update(
-            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
-        )
+        other = self._copied()
+        for name in self._of_its_classes:
+            vars(other).pop(name, None)
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
@@ -508,9 +516,69 @@ class BaseCLIPClassifier(
         check_is_fitted(self)
         write_adapter(self, Path(path))
 
+    @explained_out_of_memory()
+    def export_onnx(self, path: str | Path) -> None:
+        """Write one ONNX file that maps pixels to class probabilities, to predict without torch.
+
+        It holds the image tower with the merged weights, the normalisation of pixels, the class
+        texts, `logit_scale_`, `logit_bias_` and the `head` if there is one, in float32. The number
+        of images is free. Before the file is written, onnxruntime has to give the probabilities
+        that torch gives.
+
+        The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
+        and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
+        metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
+        ``estimator`` and ``backbone_fingerprint``.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; replaced in one move where it exists.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        ImportError
+            onnx or onnxruntime is not installed: ``pip install 'skclipsvd[onnx]'``.
+        FileNotFoundError
+            Weights that cannot be had.
+        OSError
+            The file cannot be written.
+        ValueError
+            The image tower cannot be written as ONNX, or has 2 GiB or more; frozen weights that are
+            not those of `fit`.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from onnxruntime import InferenceSession
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> with TemporaryDirectory() as folder:
+        ...     clf.export_onnx(Path(folder) / "digits.onnx")
+        ...     session = InferenceSession(Path(folder) / "digits.onnx")
+        >>> session.run(None, {"pixels": np.zeros((5, 32, 32, 3), np.uint8)})[0].shape
+        (5, 2)
+        """
+        check_is_fitted(self)
+        with shown(self.verbose):
+            write_onnx(self, Path(path))
+
     @property
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
+
+    def _copied(self) -> Self:
+        """Return a fitted copy that shares nothing with this one."""
+        other = clone(self)
+        other.__dict__.update(
+            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+        )
+        return other
 
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""
@@ -570,23 +638,24 @@ class BaseCLIPClassifier(
                 self._frozen_and_adapted()  # before the bar of all parts
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
-            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-
-            def scores(features: Tensor) -> Tensor:
-                if features.shape[1] != text_features.shape[1]:
-                    raise ValueError(
-                        f"the class texts have {text_features.shape[1]} features, the images "
-                        f"{features.shape[1]}: they are of another model. Fit again."
-                    )
-                return self.logit_scale_ * features @ text_features.T + self.logit_bias_
-
-            found = self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=self._scores_of)
         if not np.isfinite(found).all():
             raise ValueError(
                 "the adapted weights give no finite scores: the file that they came from is "
                 "damaged, or precision='fp16' is too narrow for them."
             )
         return found
+
+    def _scores_of(self, features: Tensor) -> Tensor:
+        """Score images by their features: float32 unit vectors, from whatever model."""
+        text_features = torch.from_numpy(self.text_features_).to(features.device)
+        if features.shape[1] != text_features.shape[1]:
+            raise ValueError(
+                f"the class texts have {text_features.shape[1]} features, the images "
+                f"{features.shape[1]}: they are of another model. Fit again."
+            )
+        of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+        return self._with_head(of_texts, features)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

@@ -32,6 +32,7 @@ TUNING_CONSTRAINTS: dict = {
     **PROMPT_CONSTRAINTS,
     "towers": [list, tuple],
     "matrices": [list, tuple],
+    "head": [StrOptions({"logistic"}), None],
     "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
     "epochs": [_NOT_NEGATIVE, StrOptions({"auto"})],
     "max_steps": [_NOT_NEGATIVE, None],

@@ -45,6 +45,8 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         Which matrices of each block to adapt.
     layers : see `CLIPSVDClassifier`
         Which blocks to adapt.
+    head : see `CLIPSVDClassifier`
+        What answers beside the class texts.
     epochs, max_steps : see `CLIPSVDClassifier`
         How long to train.
     lr : float or "auto", default="auto"
@@ -72,10 +74,14 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
+        Only where there is a head.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
         How it went.
     validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
+    strength_ : see `CLIPSVDClassifier`
+        Only where `with_strength` made this classifier.
     n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
         How much was tuned, and of how much.
     backbone_fingerprint_, backbone_config_ : see `CLIPSVDClassifier`
@@ -124,6 +130,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v"),
         layers: Layers = "all",
+        head: Literal["logistic"] | None = None,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         lr: float | Literal["auto"] = "auto",
@@ -157,6 +164,7 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
+        self.head = head
         self.epochs = epochs
         self.max_steps = max_steps
         self.lr = lr

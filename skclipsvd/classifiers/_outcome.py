@@ -69,6 +69,39 @@ class FitOutcome:
         if not all(np.isfinite(array).all() for array in (text_features, *learnt.values())):
             raise self._diverged()
 
+    def embeddings(
+        self, model: nn.Module, some_are_done: Callable[[int], object]
+    ) -> NDArray[np.float32]:
+        """Embed the training images as they are seen in predictions.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The merged model of what is kept.
+        some_are_done : callable
+            Told how many images are done.
+
+        Returns
+        -------
+        embeddings : float32 array of shape (n_images, n_features)
+            Of unit length.
+
+        Raises
+        ------
+        FloatingPointError
+            One is not finite.
+        """
+        rows = np.arange(len(self.task.labels))
+        at_once = self.task.backbone.plan.n_at_once or self.recipe.micro_batch_size
+        parts = []
+        for some in np.array_split(rows, -(-len(rows) // at_once)):
+            features = self.task.features(model, some, self.recipe.dtype)
+            if not features.isfinite().all():
+                raise self._diverged()
+            parts.append(features.cpu().numpy())
+            some_are_done(len(some))
+        return np.concatenate(parts)
+
     def unchanged(
         self, before: Callable[[], nn.Module], after: nn.Module, text_features: NDArray
     ) -> str | None:

@@ -48,6 +48,8 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         The prompts and the scale of their similarity.
     towers, matrices, layers : see `CLIPSVDClassifier`
         What to adapt.
+    head : see `CLIPSVDClassifier`
+        What answers beside the class texts.
     epochs : int or "auto", default="auto"
         Passes through the images. ``"auto"`` takes 2,000 steps, or fewer where the mean loss of an
         epoch falls below 0.01, as published.
@@ -78,6 +80,10 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         How many entries differ.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
+        Only where there is a head.
+    strength_ : see `CLIPSVDClassifier`
+        Only where `with_strength` made this classifier.
     lr_, n_steps_, n_iter_, n_parameters_ : see `CLIPSVDClassifier`
         How it went.
     validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
@@ -136,6 +142,7 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v", "o", "mlp"),
         layers: Layers = "all",
+        head: Literal["logistic"] | None = None,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         lr: float | Literal["auto"] = 2e-4,
@@ -167,6 +174,7 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
+        self.head = head
         self.epochs = epochs
         self.max_steps = max_steps
         self.lr = lr
@@ -201,8 +209,8 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
             "path), or merged_model() and torch.save."
         )
 
-    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
-        recipe = super()._recipe(task, adaptation)
+    def _recipe(self, task: Task, adaptation: Adaptation, ignorance: float) -> Recipe:
+        recipe = super()._recipe(task, adaptation, ignorance)
         return replace(recipe, learnt_loss=_LEARNT_LOSS) if recipe.learnt_loss else recipe
 
     def _adaptation_to_train(self, backbone: Backbone, rng: np.random.RandomState) -> Adaptation:

@@ -50,6 +50,11 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     layers : {"all", "bottom", "middle", "top"} or list of int, default="all"
         Which blocks to adapt: all, a third of each tower (``"top"`` is nearest to the output), or
         indices from the input; negative ones count from the output.
+    head : {"logistic"} or None, default=None
+        Whether a logistic regression on the adapted embeddings of the training images answers
+        beside the class texts, and the score is the weighted mean of both: better on photographs in
+        our measurements, with any number of shots. It takes a forward pass per training image;
+        predictions cost the same. None leaves the answer to the texts, as published.
     epochs : int or "auto", default="auto"
         Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 20
         passes, but no fewer than 40 steps and no more than 200, unless 5 passes are more; and ends
@@ -125,6 +130,14 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Factor of the cosine similarity.
     logit_bias_ : float
         What SigLIP adds to every score; 0.0 for other families.
+    head_coef_ : float32 ndarray of shape (n_classes, n_features)
+        The head's vector of each class; ``embedding @ head_coef_.T + head_intercept_`` are its
+        scores. Only where there is a head.
+    head_intercept_ : float32 ndarray of shape (n_classes,)
+        What the head adds to each class's score. Only where there is a head.
+    head_weight_ : float
+        Its share of the answer: half where the texts know the classes before training, up to 0.8
+        where they know nothing. Only where there is a head.
     loss_curve_ : float32 ndarray of shape (n_iter_,)
         Training loss of each step.
     lr_ : float
@@ -142,6 +155,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     best_epoch_ : int
         Which one it was, 0 for before training; with `early_stopping` its numbers are kept. Only
         where there is a validation part.
+    strength_ : float
+        How far from the frozen model to the fit the numbers are. Only where `with_strength` made
+        this classifier.
     n_parameters_tuned_ : int
         How many numbers were trained.
     n_parameters_ : int
@@ -187,6 +203,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         towers: Sequence[str] = ("image", "text"),
         matrices: Sequence[str] = ("q", "k", "v", "o", "mlp"),
         layers: Layers = "all",
+        head: Literal["logistic"] | None = None,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         lr: float | Literal["auto"] = "auto",
@@ -217,6 +234,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         self.towers = towers
         self.matrices = matrices
         self.layers = layers
+        self.head = head
         self.epochs = epochs
         self.max_steps = max_steps
         self.lr = lr

@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
@@ -31,20 +32,15 @@ from ..images import (
     decoding_threads,
     stack_views,
 )
+from ..labels import plain
 from ..progress import note, phase, shown, spoken
 from ..training import (
-    LEARNT_LOSS,
-    STARTING_IMAGES,
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
     FitMonitor,
-    Recipe,
     Task,
-    automatic_lr,
-    automatic_steps,
     checked_folder,
-    starting_loss,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -52,25 +48,21 @@ from ..training import (
 from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
+from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
 from ._outcome import FitOutcome
+from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
 
 
-class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
+class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixin):
     """Base of the classifiers that train a few numbers of both towers."""
 
     towers: Sequence[str]
     matrices: Sequence[str]
     layers: Layers
-    epochs: int | Literal["auto"]
-    max_steps: int | None
-    lr: float | Literal["auto"]
-    weight_decay: float
-    micro_batch_size: int | None
-    checkpointing: bool
+    head: Literal["logistic"] | None
     augment: bool
-    label_smoothing: float
     class_weight: Mapping[Any, float] | Literal["balanced"] | None
     early_stopping: bool
     validation_fraction: float
@@ -88,6 +80,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     validation_scores_: NDArray[np.float64]
     best_validation_score_: float
     best_epoch_: int
+    strength_: float
+    head_coef_: NDArray[np.float32]
+    head_intercept_: NDArray[np.float32]
+    head_weight_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -101,7 +97,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
         "best_epoch_": Saved("number", optional=True),
+        "strength_": Saved("number", optional=True),  # only where it was made by `with_strength`
+        **{name: Saved("array", optional=True) for name in HEAD_ARRAYS},
+        "head_weight_": Saved("number", optional=True),
     }
+    _of_its_classes = (*HEAD_ARRAYS, "head_weight_")
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -114,9 +114,17 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
                 f"{cls._state_attribute} has {n_numbers} numbers instead of "
                 f"{fitted['n_parameters_tuned_']}"
             )
+        if fitted.get("strength_", 1) < 0:
+            raise ValueError("strength_ must not be negative")
         for name in ("loss_curve_", "validation_scores_"):
             if name in fitted and fitted[name].ndim != 1:
                 raise ValueError(f"{name} must have one dimension")
+        shapes = [fitted["text_features_"].shape, fitted["classes_"].shape]
+        head = [name in fitted for name in cls._of_its_classes]
+        if any(head) and not (all(head) and [fitted[n].shape for n in HEAD_ARRAYS] == shapes):
+            raise ValueError(f"{', '.join(cls._of_its_classes)} belong together, for every class")
+        if not 0 <= fitted.get("head_weight_", 0) <= 1:
+            raise ValueError("head_weight_ must be a share")
 
     @abstractmethod
     def _started(
@@ -181,7 +189,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         Warns
         -----
         UnchangedPredictionsWarning
-            Training images are predicted as before the fit, wrong ones included.
+            Training images are predicted as before the fit, wrong ones included. Not where there is
+            a `head`.
         ConflictingLabelsWarning
             One picture has several labels.
         CheckpointWarning
@@ -241,7 +250,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(task, adaptation)
+        ignorance = self._ignorance(task)
+        recipe = self._recipe(task, adaptation, ignorance)
 
         def attributes() -> dict[str, Any]:
             with shown(self.verbose):  # nothing where a callback asks in between
@@ -262,7 +272,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
         learnt, text_features = fitted[self._state_attribute], fitted["text_features_"]
         outcome.check_finite(text_features, learnt)
         model = backbone.to_predict(merged_once(backbone, learnt, lambda: adaptation))
-        unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        unchanged = None
+        if self.head is None:
+            unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
+        else:
+            fitted.update(fit_head(outcome, model, ignorance))
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -407,61 +421,83 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
-    def n_steps_for(self, n_images: int) -> int:
-        """Count the steps that a fit takes, without fitting.
+    @explained_out_of_memory()
+    def with_strength(self, strength: float) -> Self:
+        """Make a classifier that goes a share of the way from CLIP to this one, without training.
+
+        Every trained number is moved along the straight line from its frozen value to its fitted
+        one: singular values to ``s0 + strength (s - s0)``, low-rank updates to ``strength B A``.
+        The class texts are encoded anew by the text tower at that strength; a `head` stays as it is
+        and has `strength` times its share of the answer. Between 0 and 1, a classifier often keeps
+        most of what the fit gained on its own classes and has lost less on everything else, as
+        fine-tuned CLIPs do in general [1]_.
 
         Parameters
         ----------
-        n_images : int
-            Images to train on, without those kept for validation.
+        strength : float
+            0 is CLIP as it was, and 1 is this classifier, both to the last bit. More than 1 goes
+            on along the line, further from CLIP than training did: allowed, and rarely good.
 
         Returns
         -------
-        n_steps : int
-            What `max_steps` or `epochs` say, or what ``epochs="auto"`` comes to at most.
+        classifier : fitted estimator of the same type
+            Its `strength_` says how far it goes from CLIP to what training left. This one is left
+            as it is.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Weights that cannot be had.
+        ValueError
+            No number of 0 or more, or one so large that the class texts are no longer finite;
+            frozen weights that are not those of `fit`.
+
+        See Also
+        --------
+        skclipsvd.inspection.StrengthCurveDisplay : What each strength is worth.
+
+        References
+        ----------
+        .. [1] M. Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903, 2021.
 
         Examples
         --------
         >>> from skclipsvd import CLIPSVDClassifier
-        >>> CLIPSVDClassifier("tiny", epochs=10, batch_size=32).n_steps_for(160)
-        50
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=2, lr=0.01, augment=False, random_state=0)
+        >>> half = clf.fit(paths[:20], labels[:20]).with_strength(0.5)
+        >>> half.strength_
+        0.5
         """
-        if self.max_steps is not None:
-            return int(self.max_steps)
-        if self.epochs == "auto":
-            return automatic_steps(n_images, self.batch_size)
-        return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
-
-    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
-        n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
-        n_steps = self.n_steps_for(n_images)
-        lr = self.lr
-        if lr == "auto":
-            shots = n_images / task.prompts.n_classes
-            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
-            lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
-        is_automatic = self.max_steps is None and self.epochs == "auto"
-        return Recipe(
-            n_steps=n_steps,
-            learnt_loss=LEARNT_LOSS if is_automatic else 0.0,
-            batch_size=int(self.batch_size),
-            micro_batch_size=int(self.micro_batch_size or self.batch_size),
-            lr=float(lr),
-            weight_decay=float(self.weight_decay),
-            label_smoothing=float(self.label_smoothing),
-            dtype=dtype,
-            checkpointing=bool(self.checkpointing),
-        )
-
-    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
-        n_images = min(len(task.labels), STARTING_IMAGES)
-        what = f"finding out how much is to be learnt, from {n_images} images"
-        model = self._start(task.backbone)
-        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
-        with phase(what, n_images, "image") as bar:
-            loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
-            bar.result = f"their loss is {loss:.2f} times a guess's"
-        return loss
+        check_is_fitted(self)
+        is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+        if not is_number or not 0 <= strength < np.inf:
+            raise ValueError(
+                f"strength={plain(strength)!r} must be a finite number of 0 or more: 0 is CLIP as "
+                "it was, 1 is the fit."
+            )
+        other = self._copied()
+        other.strength_ = float(strength) * getattr(self, "strength_", 1.0)
+        if hasattr(self, "head_weight_"):
+            other.head_weight_ = min(1.0, float(strength) * self.head_weight_)
+        if strength != 1:
+            with shown(self.verbose):
+                backbone = other._load_backbone()
+                other._check_backbone(backbone)
+                state = self._fitted_adaptation(backbone).state_at(float(strength))
+                setattr(other, self._state_attribute, state)
+                prompts = other._prompts(other.classes_, backbone)
+                model = other._adapted_model(backbone)
+                other.text_features_ = other._text_features(model, prompts, backbone)
+        if not np.isfinite(other.text_features_).all():
+            raise ValueError(
+                f"strength={plain(strength)!r} goes so far beyond the fit that the class texts are "
+                "no longer finite; use a smaller one."
+            )
+        return other
 
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
@@ -483,25 +519,31 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier):
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
 
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        if not hasattr(self, "head_coef_"):
+            return of_texts
+        coef, intercept = (torch.from_numpy(getattr(self, n)) for n in HEAD_ARRAYS)
+        of_head = embeddings @ coef.to(embeddings.device).T + intercept.to(embeddings.device)
+        return (1 - self.head_weight_) * of_texts + self.head_weight_ * of_head
+
     def _start(self, backbone: Backbone) -> nn.Module:
         """Return the merged model that this fit began with, as it predicts."""
         is_warm = self.warm_start and hasattr(self, self._state_attribute)
         return backbone.to_predict(self._adapted_model(backbone) if is_warm else backbone.model)
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
+        return merged_once(backbone, self._learnt(), lambda: self._fitted_adaptation(backbone))
+
+    def _fitted_adaptation(self, backbone: Backbone) -> Adaptation:
         state = self._learnt()
-
-        def restored() -> Adaptation:
-            owners = _owners(state)
-            targets = [t for t in find_targets(backbone.model) if t.name in owners]
-            if unknown := owners - {target.name for target in targets}:
-                raise ValueError(
-                    f"{self._state_attribute} has numbers for {min(unknown)!r}, which "
-                    f"model_name={self.model_name!r} does not have."
-                )
-            return self._restored(backbone, targets, state)
-
-        return merged_once(backbone, state, restored)
+        owners = _owners(state)
+        targets = [t for t in find_targets(backbone.model) if t.name in owners]
+        if unknown := owners - {target.name for target in targets}:
+            raise ValueError(
+                f"{self._state_attribute} has numbers for {min(unknown)!r}, which "
+                f"model_name={self.model_name!r} does not have."
+            )
+        return self._restored(backbone, targets, state)
 
 
 def _owners(state: Mapping[str, NDArray]) -> set[str]:

@@ -99,7 +99,10 @@ class EmbeddingsClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         """
         items = as_items(X)
         validation = _checked_validation(y, X_val, y_val)
-        fitted = clone(self.classifier).fit(X, y)
+        first = clone(self.classifier)
+        if hasattr(first, "head"):  # of its answers only the texts' are corrected
+            first.set_params(head=None)
+        fitted = first.fit(X, y)
         learner = clone(self)  # so that an error leaves the last fit as it is
         learner.classifier_, learner.classes_ = fitted, fitted.classes_
         targets = np.searchsorted(fitted.classes_, np.ravel(np.asarray(y)))

@@ -117,7 +117,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         """
         budget = self.classifier.n_steps_for(len(np.asarray(y)))
         first = round(self.share * budget)
-        adapted = clone(self.classifier).set_params(max_steps=first).fit(X, y)
+        adapted = clone(self.classifier).set_params(max_steps=first, head=None).fit(X, y)
         head = CosineClassifier(
             init=adapted.text_features_,
             logit_scale=adapted.logit_scale_,

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clip import autocast, unit_image_features
 from .task import Task, steps_per_epoch
 
 # What 40 images take in 20 passes, as batches of 32; fewer images need as many.
@@ -111,9 +110,8 @@ def starting_loss(
     rows = np.linspace(0, n_images - 1, min(n_images, STARTING_IMAGES)).astype(int)
     total = 0.0
     for some in np.array_split(rows, -(-len(rows) // _AT_A_TIME)):
-        with torch.inference_mode(), autocast(task.backbone.device, dtype):
-            features = unit_image_features(model, task.to_predict(some))
-            scores = task.logit_scale * features.float() @ text.T
+        with torch.inference_mode():
+            scores = task.logit_scale * task.features(model, some, dtype) @ text.T
         labels = torch.from_numpy(task.labels[some]).to(scores.device)
         total += float(F.cross_entropy(scores.float(), labels, reduction="sum"))
         some_are_done(len(some))

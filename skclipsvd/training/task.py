@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..clip import Backbone, Prompts
+from ..clip import Backbone, Prompts, autocast, unit_image_features
 from ..images import normalise
 
 
@@ -88,6 +88,11 @@ class Task:
     def to_predict(self, rows: NDArray[np.intp]) -> Tensor:
         """Return what the model sees of some rows when it predicts, normalised, on its device."""
         return normalise(self.views(rows), self.backbone.preprocess, self.backbone.device)
+
+    def features(self, model: nn.Module, rows: NDArray[np.intp], dtype: torch.dtype) -> Tensor:
+        """Embed some rows as a merged model sees them when it predicts, as float32 unit vectors."""
+        with torch.inference_mode(), autocast(self.backbone.device, dtype):
+            return unit_image_features(model, self.to_predict(rows)).float()
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:

@@ -151,8 +151,8 @@ LORA = NumericLoRA(
 )
 SO = NumericSO(
     "stand-in",
-    lr=0.02,
-    density=1.0,
+    lr=0.003,
+    density=0.5,
     **{k: v for k, v in _TRAINING.items() if k != "weight_decay"},
 )
 ZERO_SHOT = NumericZeroShot("stand-in")
