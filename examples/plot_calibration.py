@@ -102,4 +102,4 @@ print(f"from {threshold:.2f} up: {answers.mean():.0%} answered, {score:.1%} of t
 # %%
 # The scores have no word for "none of these". An image of a class that was never trained on gets a
 # label of one that was, often with confidence. Abstention catches doubtful images of known classes,
-# not unknown classes.
+# not unknown classes: :doc:`those are refused </unknown>` by ``OpenSetClassifier``.

@@ -575,26 +575,33 @@ class BaseCLIPClassifier(
         with phase("encoding the class texts"), autocast(backbone.device, dtype):
             return encode_exactly(model, prompts).cpu().numpy()
 
-    @explained_out_of_memory()
     def _scores(self, X: ImageStream) -> NDArray[np.float32]:
+        return self._seen(X, lambda embeddings, scores: scores)
+
+    @explained_out_of_memory()
+    def _seen(
+        self, X: ImageStream, kept: Callable[[Tensor, Tensor], Tensor]
+    ) -> NDArray[np.float32]:
+        """Look at each image once; `kept` says what of embeddings and scores is wanted."""
         with shown(self.verbose):
             if isinstance(X, Iterator):
                 self._frozen_and_adapted()  # before the bar of all parts
-                return answered_in_parts(X, self._scores, self.batch_size)
+                return answered_in_parts(X, lambda part: self._seen(part, kept), self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
             of_head = self._head_scores(backbone.device)
 
-            def scores(features: Tensor) -> Tensor:
+            def answer(features: Tensor) -> Tensor:
                 if features.shape[1] != text_features.shape[1]:
                     raise ValueError(
                         f"the class texts have {text_features.shape[1]} features, the images "
                         f"{features.shape[1]}: they are of another model. Fit again."
                     )
                 of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-                return of_texts if of_head is None else (of_texts + of_head(features)) / 2
+                scores = of_texts if of_head is None else (of_texts + of_head(features)) / 2
+                return kept(features, scores)
 
-            found = self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=answer)
         if not np.isfinite(found).all():
             raise ValueError(
                 "the adapted weights give no finite scores: the file that they came from is "
@@ -641,3 +648,18 @@ def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
 def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:
     """Return the prompts of a fitted classifier's classes, on the backbone's device."""
     return clf._prompts(clf.classes_, backbone)
+
+
+def embeddings_and_scores(
+    clf: BaseCLIPClassifier, X: ImageStream
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what `transform` gives, and a score per class for any number of classes, in one pass.
+
+    Raises
+    ------
+    Exception
+        As `BaseCLIPClassifier.predict`.
+    """
+    both = clf._seen(X, lambda embeddings, scores: torch.cat([embeddings, scores], dim=1))
+    n_features = clf.text_features_.shape[1]
+    return both[:, :n_features], both[:, n_features:]
