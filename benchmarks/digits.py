@@ -1,4 +1,4 @@
-"""Few-shot accuracy on real handwritten digits with the embedded tiny CLIP.
+"""Few-shot accuracy on real handwritten digits with the bundled tiny CLIP.
 
 One setting of learning rate and steps for every number of shots, chosen on rendered letters (see
 the model card), never on these images. ``--defaults``: what a fit reaches that is told neither.

@@ -3,7 +3,7 @@
 sphinx-build -W --keep-going -n -b html docs docs/_build/html
 python tools/check_site.py docs/_build/html
 
-Nothing is fetched: neither by the build, which runs the examples with the embedded tiny CLIP, nor
+Nothing is fetched: neither by the build, which runs the examples with the bundled tiny CLIP, nor
 by the pages when they are read.
 """
 

@@ -2,14 +2,14 @@
 Calibration and abstention
 ==========================
 
-Is a classifier that says 90 % right nine times out of ten? And what is gained when it may leave the
-doubtful images to a person?
+If a classifier says 90 %, is it right nine times out of ten? And how much more accurate is it if it
+may leave the doubtful images to a person?
 """
 
 # %%
-# Digits turned by 45 degrees again. The images are parted three ways: 80 to train on, 400 to
-# calibrate on, and the rest to judge by. Calibrating on training images would be of no use: the
-# classifier knows them.
+# Handwritten digits, rotated by 45 degrees. The images are split into three parts: 80 to train on,
+# 400 to calibrate on, and the rest to test on. Calibrating on training images would be useless:
+# the classifier knows them.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,9 +37,9 @@ clf = CLIPSVDClassifier("tiny", lr=0.08, max_steps=40, augment=False, random_sta
 clf.fit(X[train], labels[train])
 
 # %%
-# Temperature scaling divides all scores by one number, so it changes probabilities and never a
+# Temperature scaling divides all scores by one number, so it changes probabilities but never a
 # prediction. ``FrozenEstimator`` keeps scikit-learn from fitting the classifier again.
-# (``method="temperature"`` needs scikit-learn 1.8; ``"sigmoid"`` is there in all versions, and may
+# (``method="temperature"`` needs scikit-learn 1.8; ``"sigmoid"`` works in all versions, but may
 # change predictions.)
 
 calibrated = CalibratedClassifierCV(FrozenEstimator(clf), method="temperature")
@@ -57,9 +57,9 @@ for name, p in probabilities.items():
     )
 
 # %%
-# On the left, the share of right answers among images of similar confidence: a calibrated
-# classifier is on the diagonal. On the right, the accuracy on the images that are answered at all,
-# when those of the lowest confidence go to a person.
+# Left: the share of right answers among images of similar confidence. A calibrated classifier is on
+# the diagonal. Right: the accuracy on the images that the classifier answers, if those with the
+# lowest confidence go to a person.
 
 figure, (reliability, abstention) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 edges = np.array([0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001])
@@ -86,9 +86,9 @@ for axis in (reliability, abstention):
 plt.show()
 
 # %%
-# A threshold for use is chosen on the calibration images, never on the test images: the lowest
-# confidence that keeps 99 % of their answers right. On other images it keeps that promise about,
-# not exactly: 400 images hold few mistakes to count.
+# Choose the threshold on the calibration images, never on the test images: the lowest confidence at
+# which 99 % of the answers are right. On other images that holds only roughly, because 400 images
+# contain few mistakes.
 
 confidence = calibrated.predict_proba(X[calibrate]).max(axis=1)
 right = calibrated.predict(X[calibrate]) == labels[calibrate]
@@ -100,6 +100,6 @@ score = calibrated.score(X[test][answers], labels[test][answers])
 print(f"from {threshold:.2f} up: {answers.mean():.0%} answered, {score:.1%} of them right")
 
 # %%
-# The scores have no word for "none of these". An image of a class that was never trained on gets a
-# label of one that was, often with confidence. Abstention catches doubtful images of known classes,
-# not unknown classes: :doc:`those are refused </unknown>` by ``OpenSetClassifier``.
+# The classifier cannot say "none of these". An image of an unknown class gets the label of a known
+# one, often with high confidence. A threshold finds doubtful images of known classes, not images
+# of unknown classes; ``OpenSetClassifier`` :doc:`refuses those </unknown>`.

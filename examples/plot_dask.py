@@ -2,13 +2,13 @@
 A search on several processes, or machines
 ==========================================
 
-The same grid search, spread by dask over two worker processes. With the address of a cluster in the
-place of the local one, the workers are other machines.
+A grid search that dask distributes over two worker processes. If you replace the local cluster by
+the address of another one, the workers are other machines.
 """
 
 # %%
-# A worker process begins by importing this file. What must happen only once stands under the usual
-# guard, ``if __name__ == "__main__"``, as in every Python program that starts processes.
+# Every worker process imports this file. So put everything that must happen only once under
+# ``if __name__ == "__main__"``, as in every Python program that starts processes.
 
 import logging
 
@@ -36,8 +36,8 @@ def new_search():
 # Pass paths, not pictures: the workers then read the images themselves, from a folder that all of
 # them see under the same name.
 #
-# Each worker loads the model and decodes an image once, and keeps both for its next fit. Nothing
-# has to be sent but the paths, the labels and a few settings.
+# Each worker loads the model once and decodes each image once, and keeps both for its next fit.
+# Only the paths, the labels and a few settings are sent to it.
 
 if __name__ == "__main__":
     from distributed import Client, LocalCluster

@@ -2,8 +2,8 @@
 Deployment as plain open_clip
 =============================
 
-Merge the tuned singular values into the weights, and predict with open_clip and torch alone. What
-is deployed then costs what plain CLIP costs and does not need this package.
+Merge the tuned singular values into the weights, and predict with open_clip and torch only. The
+deployed model is as fast as plain CLIP and does not need this package.
 """
 
 # %%
@@ -31,10 +31,10 @@ clf = CLIPSVDClassifier("tiny", lr=0.01, max_steps=40, augment=False, random_sta
 clf.fit(paths[train], labels[train])
 
 # %%
-# Write what open_clip reads: the weights, and beside them the configuration of the architecture.
-# ``"tiny"`` brings its own; the configuration of a published model is ``{"model_cfg":
+# Write the files that open_clip reads: the weights, and the configuration of the architecture.
+# ``"tiny"`` comes with its own; the configuration of a published model is ``{"model_cfg":
 # open_clip.get_model_config("ViT-B-16"), "preprocess_cfg": ...}``, or simply its name: see below.
-# The class texts are encoded already, so their vectors are written, too.
+# The class texts are already encoded, so write their vectors, too.
 
 folder = Path(tempfile.mkdtemp()) / "digits"
 folder.mkdir()
@@ -70,7 +70,7 @@ deployed = predict_proba([Image.open(path).convert("RGB") for path in paths[test
 print(f"accuracy: {np.mean(classes[deployed.argmax(axis=1)] == labels[test]):.1%}")
 
 # %%
-# Both give the same probabilities, up to the rounding of sums in another order.
+# Both give the same probabilities, except for rounding: sums are computed in a different order.
 
 ours = clf.predict_proba(paths[test])
 difference = np.abs(deployed - ours).max()
@@ -84,9 +84,9 @@ axis.set(xlabel="probability, skclipsvd", ylabel="probability, plain open_clip")
 plt.show()
 
 # %%
-# For a published architecture the folder is not needed: the weights alone do, as
+# For a published architecture you do not need the folder, only the weights:
 # ``open_clip.create_model_and_transforms("ViT-B-16", pretrained="weights.safetensors")``. For
-# OpenAI's weights add ``force_quick_gelu=True``, because that activation belongs to them and
-# open_clip's configuration named ``ViT-B-16`` has another one.
+# OpenAI's weights add ``force_quick_gelu=True``: they need that activation, and open_clip's
+# configuration named ``ViT-B-16`` has a different one.
 #
-# The text tower is needed only for new class texts. To leave it out, keep ``model.visual`` alone.
+# The text tower is needed only for new class texts. To leave it out, keep only ``model.visual``.

@@ -2,14 +2,15 @@
 Grid search
 ===========
 
-Find a learning rate with scikit-learn's own ``GridSearchCV``. It matters more than anything else,
-and its best value differs between models and tasks.
+Find a learning rate with scikit-learn's own ``GridSearchCV``. By default a fit chooses the learning
+rate itself. If you have enough images to search, start with it: no other parameter matters as
+much, and its best value differs between models and tasks.
 """
 
 # %%
-# The digits of a form that went through the scanner at an angle of 45 degrees. The tiny CLIP has
-# hardly seen turned characters, so there is something to learn. X may hold pixels instead of paths:
-# here it is one array of shape (n, height, width, 3).
+# Handwritten digits, rotated by 45 degrees. The tiny CLIP has hardly seen rotated characters, so
+# there is something to learn. X may hold pixels instead of paths: here it is one array of shape
+# (n, height, width, 3).
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,11 +36,11 @@ others = np.setdiff1d(np.arange(len(labels)), test)
 pool = others[sample_shots(labels[others], 16, random_state=0)]
 
 # %%
-# ``FewShotSplit`` trains on 8 images per class and validates on the other 8, twice. The number of
-# images in a fit of the search should be near that of the final fit: the best learning rate depends
-# on it a little.
+# ``FewShotSplit`` trains on 8 images per class and validates on the other 8, twice. The fits of a
+# search should have about as many images as the final fit, because the best learning rate depends
+# a little on their number.
 #
-# ``error_score="raise"`` makes a bad image an error instead of a missing score.
+# With ``error_score="raise"`` a bad image is an error, not just a missing score.
 
 clf = CLIPSVDClassifier("tiny", max_steps=30, augment=False, random_state=0)
 search = GridSearchCV(
@@ -61,8 +62,9 @@ print(f"test accuracy: {search.score(X[test], labels[test]):.1%}")
 print(f"zero-shot:     {zero_shot.score(X[test], labels[test]):.1%}")
 
 # %%
-# Rates below the best one waste training, rates above it break what CLIP knows. The scale is
-# logarithmic: search in steps of three or four times, and refine only if it pays.
+# With a lower rate than the best one the fit learns too little; with a higher one it destroys what
+# CLIP knows. Search on a logarithmic scale, in factors of three or four, and refine only if the
+# differences are large.
 
 figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
 axis.errorbar(
@@ -73,7 +75,8 @@ axis.grid(alpha=0.3)
 plt.show()
 
 # %%
-# The nine fits have decoded each image once, loaded one model and decomposed it once.
+# In all nine fits together, each image was decoded once, and the model was loaded and decomposed
+# once.
 
 for name, cache in skclipsvd.cache_info().items():
     print(f"{name}: {cache['entries']} entries, used {cache['hits']} times again")

@@ -7,7 +7,7 @@ prediction, and the heads in words.
 """
 
 # %%
-# Digits turned by 45 degrees, eight of each class.
+# Handwritten digits, rotated by 45 degrees, eight of each class.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,8 +48,8 @@ print(
 # Singular values
 # ---------------
 #
-# Every trained number beside the frozen one, as a table. The largest relative changes are usually
-# those of the smallest singular values: close to zero, any change is large in proportion.
+# A table of all singular values before and after training. The smallest ones usually have the
+# largest relative changes: they are close to zero, so any change is large in proportion.
 
 changes = singular_value_changes(clf)
 size = changes.assign(change=changes.relative_change.abs()).groupby(["tower", "matrix"])["change"]
@@ -61,8 +61,9 @@ plt.show()
 # Heads
 # -----
 #
-# A head is judged by its own rows and columns: what it writes for what it reads, and what it looks
-# at. A spectrum belongs to a whole matrix, no part of it to a head.
+# A spectrum belongs to a whole matrix, and no part of it to one attention head. So the change of a
+# head is measured on its own rows and columns: what it writes for what it reads, and where it
+# looks.
 
 print(head_changes(clf).head(5).round(3).to_string(index=False))
 HeadChangeDisplay.from_estimator(clf)
@@ -72,8 +73,8 @@ plt.show()
 # One prediction
 # --------------
 #
-# The first image that zero-shot gets wrong and the adapted classifier gets right. The difference of
-# its scores is split, exactly, into what each component of each tower added.
+# Take the first image that zero-shot gets wrong and the adapted classifier gets right. The
+# difference of its scores is split exactly into the contribution of each component of each tower.
 
 chosen = X[test][np.flatnonzero((before != labels[test]) & (after == labels[test]))[0]]
 explanation = explain_prediction(clf, chosen)
@@ -85,8 +86,8 @@ gap = explanation.scores_after[column] - explanation.scores_before[column]
 assert abs(explanation.changes[:, column].sum() - gap) < 1e-3
 
 # %%
-# Where in the image the heads read what counts for the predicted class, patch by patch. The tiny
-# CLIP has 4 by 4 patches; a ViT-B/16 has 14 by 14.
+# From which patches of the image the heads read what counts for the predicted class. The tiny CLIP
+# has 4 by 4 patches; a ViT-B/16 has 14 by 14.
 
 HeatMapDisplay.from_estimator(clf, chosen)
 plt.show()
@@ -95,10 +96,10 @@ plt.show()
 # Heads in words
 # --------------
 #
-# Which of some texts the outputs of the most changed heads resemble. ``explained`` is the share of
-# the outputs' variance that a text and those before it explain: a small one says that the texts do
-# not describe this head. The tiny CLIP understands few words, so we give it those; for a real CLIP
-# there are the lists ``"general"`` and ``"biomedical"``.
+# For the heads that changed most, find the texts that explain their outputs best. ``explained`` is
+# the share of the outputs' variance that a text and those ranked above it explain together: if it
+# is small, the texts do not describe this head. The tiny CLIP understands few words, so we use
+# only those; for a real CLIP there are the lists ``"general"`` and ``"biomedical"``.
 
 texts = [f"{kind} {name}" for name in sorted(set(labels)) for kind in ("digit", "white")]
 texts += [
@@ -116,6 +117,6 @@ columns = ["block", "head", "change", "rank", "text", "explained"]
 print(found[columns].round(2).to_string(index=False))
 
 # %%
-# None of this proves why a prediction was made. It says which numbers moved, and which parts of the
-# model their movement went through. Check a story that you read out of it by an experiment: tune
-# only these layers (``layers``, ``matrices``), or change the image where the heat map is strong.
+# None of this proves why a prediction was made. It says which numbers changed, and through which
+# parts of the model the change acted. If you have an explanation, test it: tune only these layers
+# (``layers``, ``matrices``), or change the image where the heat map is strong.

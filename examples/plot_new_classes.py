@@ -7,13 +7,15 @@ as they are; only the class texts change.
 """
 
 # %%
-# ``base_novel_split`` halves the classes. The base half is trained on, 16 images per class.
+# ``base_novel_split`` splits the classes into two halves. We train on the first ("base"), with 16
+# images per class.
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.datasets import load_handwritten_digits
+from skclipsvd.inspection import StrengthCurveDisplay
 from skclipsvd.model_selection import base_novel_split, harmonic_mean_score, sample_shots
 
 paths, labels = load_handwritten_digits()
@@ -43,8 +45,8 @@ for name, classifier in (("zero-shot", zero_shot), ("adapted", clf)):
     print("{}: base {:.1%}, novel {:.1%}, harmonic mean {:.1%}".format(name, *table[name]))
 
 # %%
-# What is learnt from the base classes may help the novel ones or cost them something. The harmonic
-# mean is the usual summary; look at both numbers.
+# What is learnt from the base classes may help with the novel ones, or do harm. The harmonic mean
+# is the usual summary, but look at both numbers.
 
 figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for i, (name, values) in enumerate(table.items()):
@@ -56,7 +58,18 @@ axis.legend(loc="lower right")
 plt.show()
 
 # %%
-# All ten at once work as well: ``with_classes`` of every label.
+# Between CLIP and the fit lies a line of classifiers, and ``with_strength`` returns any of them
+# without training. ``StrengthCurveDisplay`` measures both kinds of classes along it: what was
+# gained on the trained ones, and what became of the others.
+
+parts = [held_out[np.isin(labels[held_out], classes)] for classes in (base, novel)]
+StrengthCurveDisplay.from_estimator(
+    clf, paths[parts[0]], labels[parts[0]], paths[parts[1]], labels[parts[1]]
+)
+plt.show()
+
+# %%
+# You can also ask for all ten at once: call ``with_classes`` with every label.
 
 everything = clf.with_classes(sorted(set(labels)))
 print(f"ten classes: {everything.score(paths[held_out], labels[held_out]):.1%}")

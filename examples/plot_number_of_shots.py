@@ -2,15 +2,15 @@
 How many images are enough?
 ===========================
 
-Accuracy against the number of images per class, from one to sixteen, with repeated draws. It tells
-whether labelling more images is worth the work, and whether adapting CLIP beats a linear model on
-its embeddings.
+Accuracy against the number of images per class, from one to sixteen, with repeated draws. This
+learning curve shows whether labelling more images is worth the work, and whether adapting CLIP is
+better than a linear model on its embeddings.
 """
 
 # %%
-# Digits turned by 45 degrees, as in the :ref:`grid search
-# <sphx_glr_auto_examples_plot_grid_search.py>`, which has found the learning rate. It did not look
-# at the images that are tested on here.
+# Handwritten digits, rotated by 45 degrees, as in the :ref:`grid search
+# <sphx_glr_auto_examples_plot_grid_search.py>` that found the learning rate. That search did not
+# use the images that we test on here.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,9 +34,9 @@ X = np.stack([turned(path) for path in paths])
 test = np.arange(0, len(labels), 5)  # every fifth image; the shots come from the others
 
 # %%
-# With few images a single draw says little: some handfuls are better than others. ``FewShotSplit``
-# draws ``n_splits`` times, each with a seed of its own, and draws with more shots contain those
-# with fewer. All methods get the same images.
+# With few images a single draw says little: some draws are luckier than others. ``FewShotSplit``
+# draws ``n_splits`` times, each time with a different seed; a draw with more images contains the
+# draws with fewer. All methods get the same images.
 
 methods = {
     "logistic regression on frozen embeddings": make_pipeline(
@@ -54,7 +54,7 @@ for n_shots in shots:
         print(f"{n_shots:2} per class, {name}: {score.mean():.1%} ± {score.std():.1%}")
 
 # %%
-# Zero-shot CLIP needs no images, so it is a line.
+# Zero-shot CLIP needs no training images, so it is a horizontal line.
 
 zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels).score(X[test], labels[test])
 figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
@@ -73,5 +73,6 @@ axis.legend(loc="lower right")
 plt.show()
 
 # %%
-# One setting served every number of shots, which is how it should be compared: a setting that is
-# tuned for each number with many validation images uses labels that the curve claims not to have.
+# All numbers of images used the same settings, and that is how methods should be compared. Tuning
+# the settings for each number, on many validation images, would use labels that the curve claims
+# not to have.

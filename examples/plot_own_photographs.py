@@ -9,9 +9,9 @@ predictions on the way.
 # %%
 # What you have
 # -------------
-# One folder per class, named as you would name what it shows. Here the photographs are parts of the
-# two that come with scikit-learn [1]_; with a folder of your own, leave this step out. Parts of one
-# photograph are alike, so read nothing into the scores of this page.
+# One folder per class, named after what the images show. Here the images are cut from the two
+# photographs that come with scikit-learn [1]_; if you have a folder of your own, skip this step.
+# Parts of one photograph are alike, so do not read anything into the scores on this page.
 
 import tempfile
 from pathlib import Path
@@ -62,8 +62,8 @@ print(f"{len(train_paths)} images to learn from, {len(test_paths)} to test on")
 # %%
 # Ask CLIP without any training
 # -----------------------------
-# The names of the folders are what CLIP reads, in the sentence ``"a photo of a {}."``. The tiny
-# model knows drawings only, and guesses; for photographs leave ``"tiny"`` out, here and below.
+# CLIP reads the names of the folders, in the sentence ``"a photo of a {}."``. The tiny model knows
+# drawings only, and guesses here; for photographs leave ``"tiny"`` out, here and below.
 
 zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels)
 print(f"CLIP as it is:  {zero_shot.score(test_paths, test_labels):.0%}")
@@ -78,8 +78,8 @@ predicted = clf.predict(test_paths)
 print(f"eight images a class:  {np.mean(predicted == test_labels):.0%}")
 
 # %%
-# Which classes are taken for which
-# ---------------------------------
+# Which classes are confused
+# --------------------------
 # Rows are true classes, columns predicted ones.
 
 ConfusionDisplay.from_predictions(test_labels, predicted)
@@ -95,9 +95,9 @@ PredictionSheetDisplay.from_estimator(clf, test_paths, test_labels, order="error
 plt.show()
 
 # %%
-# Save, load, and write down what new images are
-# ----------------------------------------------
-# The file holds what was learnt and no code; the model itself is not in it.
+# Save, load, and write a table of predictions
+# --------------------------------------------
+# The file contains what was learnt, and no code. The model itself is not in it.
 
 file = folder.parent / "kinds.safetensors"
 clf.save_adapter(file)

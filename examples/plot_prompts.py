@@ -8,9 +8,9 @@ Saying what an image of the class *looks like*, and in which words, costs no tra
 
 # %%
 # **The images are synthetic.** No medical data comes with this package, and the tiny CLIP knows
-# drawn shapes and textures only, so we draw what it can know: patterns in the purple and pink of a
-# common stain, named after the tissues that they faintly resemble. The example shows how prompts
-# are given and compared. It says nothing about real slides.
+# only drawn shapes and textures. So we draw something that it can recognise: patterns in the purple
+# and pink of a common stain, named after tissues that they vaguely resemble. The example shows how
+# to write and compare prompts. It says nothing about real slides.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,13 +57,12 @@ for axis, i in zip(axes, range(0, 400, 100), strict=True):
 plt.show()
 
 # %%
-# Three ways to say it. ``class_names`` maps each label to its words: one text, or a list of them.
-# With several texts or several templates, the unit vectors of all sentences of a class are
-# averaged.
+# Three sets of prompts. ``class_names`` maps each label to its words: one text, or a list of them.
+# With several texts or templates, the unit vectors of all sentences of a class are averaged.
 #
-# For a real model the words would be the specialist's own, "adipose tissue" or "lymphocytes", and
-# the templates those of the field, such as ``"a histopathology slide of {}."``. This one knows
-# rings and dots.
+# For a real model you would use the specialist's own words, "adipose tissue" or "lymphocytes", and
+# templates of the field, such as ``"a histopathology slide of {}."``. The tiny model knows rings
+# and dots.
 
 words = {
     "ADI": "purple ring",
@@ -86,8 +85,8 @@ prompts = {
 }
 
 # %%
-# The prompts are compared without training, and after training on two slides per class. Every
-# prompt sees the same slides.
+# Compare the prompts without training, and after training on two slides per class. The slides are
+# the same for all prompts.
 
 train = sample_shots(labels, 2, random_state=0)
 test = np.setdiff1d(np.arange(len(labels)), train)
@@ -102,12 +101,13 @@ table = pd.DataFrame(rows, columns=["prompts", "zero-shot, %", "two slides per c
 print(table.round(1).to_string(index=False))
 
 # %%
-# Two slides per class repair much of what the codes lack. Where the words are good already, they
-# add little, or even cost something: with so few images, look whether training helps at all.
+# With the codes, training on two slides per class makes up for much of what the words lack. With
+# good words it adds little, or even does harm: with so few images, check whether training helps at
+# all.
 
 # %%
-# Which classes are confused tells which words to change. ``ConfusionMatrixDisplay`` takes the
-# classifier as it is.
+# The confusion matrix shows which words to change. scikit-learn's ``ConfusionMatrixDisplay`` works
+# with the classifier as it is.
 
 from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -119,11 +119,11 @@ for axis, name in zip(axes, ("the codes", "words"), strict=True):
 plt.show()
 
 # %%
-# Do not choose prompts on the images that you report: compare them in cross-validation, as any
-# other parameter. ``templates`` and ``class_names`` can stand in a ``GridSearchCV``.
+# Do not choose prompts on the images whose score you report. Compare them in cross-validation, like
+# any other parameter: ``GridSearchCV`` can search over ``templates`` and ``class_names``.
 #
-# The same with a model that was trained on biomedical literature; its weights are downloaded once,
-# and its text tower needs the extra ``hf``::
+# The same with a model that was trained on biomedical literature. Its weights are downloaded once,
+# and its text tower needs the extra ``skclipsvd[hf]``::
 #
 #     CLIPSVDClassifier(
 #         "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",

@@ -6,8 +6,8 @@ Teach the tiny CLIP ten classes from four images each: zero-shot first, then fit
 """
 
 # %%
-# X is a list of image paths, y their labels. ``sample_shots`` draws the same number of images of
-# each class; the others are there to test on.
+# X is a list of image paths, and y their labels. ``sample_shots`` draws the same number of images
+# from each class; we test on 500 of the others.
 
 import tempfile
 from pathlib import Path
@@ -28,7 +28,7 @@ test = np.setdiff1d(np.arange(len(labels)), train)[:500]
 
 # %%
 # Without training, CLIP compares each image with ``"a photo of a zero."``, ``"a photo of a one."``
-# and so on. No image is needed for that, only the labels.
+# and so on. Fitting needs no images for that, only the labels.
 
 zero_shot = CLIPZeroShotClassifier("tiny").fit(None, labels)
 print(f"CLIP as it is:       {zero_shot.score(paths[test], labels[test]):.1%}")
@@ -52,7 +52,7 @@ same = joblib.load(file)
 assert (same.predict(paths[test]) == clf.predict(paths[test])).all()
 
 # %%
-# What it gets wrong, the most confident mistakes first.
+# Here are its mistakes, the most confident ones first.
 
 PredictionSheetDisplay.from_estimator(clf, paths[test], labels[test], order="errors", n_images=12)
 plt.show()

@@ -22,7 +22,7 @@ _TILE, _CAPTION = 96, 34
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Adapt the embedded tiny CLIP to handwritten digits; print accuracies before and after."""
+    """Adapt the bundled tiny CLIP to handwritten digits; print accuracies before and after."""
     parser = argparse.ArgumentParser(prog="python -m skclipsvd.demo", description=main.__doc__)
     parser.add_argument("--output", default="demo.png", help="picture to write (default: demo.png)")
     parser.add_argument("--seed", type=int, default=0, help="which 16 images per class are shown")

@@ -32,7 +32,7 @@ def test_the_policy_and_the_page_agree_on_whose_files_are_safe():
     for page in (policy, PAGE):
         whose = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", page, re.MULTILINE))
         row = next(value for name, value in whose.items() if name.startswith("joblib"))
-        assert row.startswith("**your own alone**")
+        assert row.startswith("**only your own**")
         for start in ("adapter files", "folders"):
             row = next(value for name, value in whose.items() if name.startswith(start))
             assert row.startswith("anybody's")
