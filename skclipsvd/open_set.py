@@ -27,6 +27,8 @@ from .validation import Interval, StrOptions, fit_context
 
 _Floats = NDArray[np.float64]
 _Rows = NDArray[np.intp]
+# As many rows of cosines are held at a time.
+_BLOCK = 1024
 
 
 class Seen(NamedTuple):
@@ -95,7 +97,9 @@ def score_of(known_by: str, seen: Seen, reference: NDArray[np.float32]) -> _Floa
     if known_by == "energy":
         return logsumexp(scores, axis=1)
     others = seen.text_features if known_by == "text" else reference
-    return (seen.embeddings @ others.T).max(axis=1).astype(np.float64)
+    parts = range(0, len(scores), _BLOCK)
+    nearest = [(seen.embeddings[i : i + _BLOCK] @ others.T).max(axis=1) for i in parts]
+    return np.concatenate(nearest).astype(np.float64)
 
 
 def fold_numbers(y: NDArray, n_folds: int) -> _Rows:
@@ -182,6 +186,8 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         Fitted on all images.
     threshold_ : float
         What scores less is refused.
+    known_by_ : str
+        What `threshold_` is a value of: `known_by` as it was in `fit`.
     held_out_scores_ : float64 ndarray of shape (n_held_out,)
         What `threshold_` was set on, sorted.
     reference_ : float32 ndarray of shape (n_images, n_features)
@@ -224,6 +230,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
     classes_: NDArray
     classifier_: Any
     threshold_: float
+    known_by_: str
     held_out_scores_: NDArray[np.float64]
     reference_: NDArray[np.float32]
 
@@ -300,6 +307,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         self.classifier_, self.classes_ = fitted, fitted.classes_
         self.held_out_scores_ = np.sort(held_out)
         self.threshold_ = threshold_for(held_out, self.false_alarm_rate)
+        self.known_by_ = self.known_by
         vars(self).pop("reference_", None)
         if self.known_by == "image":
             self.reference_ = reference
@@ -444,7 +452,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         if not is_clip and isinstance(X, Iterator):
             X = list(X)  # it is looked at twice
         seen = seen_by(self.classifier_, X)
-        known = score_of(self.known_by, seen, getattr(self, "reference_", seen.embeddings[:0]))
+        known = score_of(self.known_by_, seen, getattr(self, "reference_", seen.embeddings[:0]))
         if not is_clip:
             return self.classifier_.predict(X), known
         return self.classes_[seen.scores.argmax(axis=1)], known
@@ -530,7 +538,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
             splits = [(counting[train], counting[held]) for train, held in folds]
         else:
             found = check_cv(self.cv, y).split(np.zeros(len(y)), y, groups)
-            splits = [(np.intersect1d(a, counting), np.intersect1d(b, counting)) for a, b in found]
+            splits = [(a[np.isin(a, counting)], b[np.isin(b, counting)]) for a, b in found]
         known = [(train, held[np.isin(y[held], y[train])]) for train, held in splits]
         return [(train, held) for train, held in known if len(held)]
 
