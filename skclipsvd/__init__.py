@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .encoder import CLIPEncoder
     from .linear import CosineClassifier
     from .open_set import OpenSetClassifier
-    from .persistence import load_adapter
+    from .persistence import load_adapter, push_to_hub
     from .predictions import prediction_table
 else:  # a type checker would take every name for one that is there
 
@@ -43,6 +43,7 @@ __all__ = [
     "CosineClassifier",
     "OpenSetClassifier",
     "load_adapter",
+    "push_to_hub",
     "prediction_table",
     "describe_targets",
     "cache_info",
@@ -59,6 +60,7 @@ _MODULES = {
     "CosineClassifier": "linear",
     "OpenSetClassifier": "open_set",
     "load_adapter": "persistence",
+    "push_to_hub": "persistence",
     "prediction_table": "predictions",
     "describe_targets": "adaptation.describe",
     "cache_info": "caching.process",

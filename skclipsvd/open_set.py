@@ -526,8 +526,9 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         """Fit a clone; return it with what it makes of its images, where that is wanted."""
         weights = {} if given.weights is None else {"sample_weight": given.weights}
         fitted = clone(self.classifier).fit(given.X, given.y, **weights)
-        nothing = np.empty((0, 0), dtype=np.float32)
-        return fitted, fitted.transform(given.X) if self.known_by == "image" else nothing
+        if self.known_by != "image":
+            return fitted, np.empty((0, 0), dtype=np.float32)
+        return fitted, np.asarray(fitted.transform(given.X))
 
     def _splits(self, given: _Given) -> list[tuple[_Rows, _Rows]]:
         """Return the rows of each fit, and those to score with it: of classes that it knows."""

@@ -10,6 +10,7 @@ from ._base import (
     frozen_and_adapted,
     prompts_of,
 )
+from ._card import model_card
 from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._svd import CLIPSVDClassifier
@@ -29,6 +30,7 @@ __all__ = [
     "adapter_fingerprint",
     "embeddings_and_scores",
     "frozen_and_adapted",
+    "model_card",
     "prompts_of",
     "read_adapter",
 ]

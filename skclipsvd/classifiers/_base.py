@@ -57,6 +57,7 @@ from ..labels import check_no_missing, plain
 from ..progress import phase, shown
 from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
+from ._onnx import write_onnx
 from ._report import FitReportMixin
 
 # Features that were computed in half precision are not quite of unit length.
@@ -515,6 +516,58 @@ class BaseCLIPClassifier(
         check_is_fitted(self)
         write_adapter(self, Path(path))
 
+    @explained_out_of_memory()
+    def export_onnx(self, path: str | Path) -> None:
+        """Write one ONNX file that maps pixels to class probabilities, to predict without torch.
+
+        It holds the image tower with the merged weights, the normalisation of pixels, the class
+        texts, `logit_scale_`, `logit_bias_` and the `head` if there is one, in float32. The number
+        of images is free. Before the file is written, onnxruntime has to give the probabilities
+        that torch gives.
+
+        The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
+        and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
+        metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
+        ``estimator`` and ``backbone_fingerprint``.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; replaced in one move where it exists.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        ImportError
+            onnx or onnxruntime is not installed: ``pip install 'skclipsvd[onnx]'``.
+        FileNotFoundError
+            Weights that cannot be had.
+        OSError
+            The file cannot be written.
+        ValueError
+            The image tower cannot be written as ONNX, or has 2 GiB or more; frozen weights that are
+            not those of `fit`.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from onnxruntime import InferenceSession
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> with TemporaryDirectory() as folder:
+        ...     clf.export_onnx(Path(folder) / "digits.onnx")
+        ...     session = InferenceSession(Path(folder) / "digits.onnx")
+        >>> session.run(None, {"pixels": np.zeros((5, 32, 32, 3), np.uint8)})[0].shape
+        (5, 2)
+        """
+        check_is_fitted(self)
+        with shown(self.verbose):
+            write_onnx(self, Path(path))
+
     @property
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
@@ -578,37 +631,26 @@ class BaseCLIPClassifier(
         with phase("encoding the class texts"), autocast(backbone.device, dtype):
             return encode_exactly(model, prompts).cpu().numpy()
 
-    def _scores(self, X: ImageStream) -> NDArray[np.float32]:
-        return self._seen(X, lambda embeddings, scores: scores)
-
     @explained_out_of_memory()
-    def _seen(
-        self, X: ImageStream, kept: Callable[[Tensor, Tensor], Tensor]
-    ) -> NDArray[np.float32]:
-        """Look at each image once; `kept` says what of embeddings and scores is wanted."""
+    def _scores(self, X: ImageStream) -> NDArray[np.float32]:
         with shown(self.verbose):
             if isinstance(X, Iterator):
                 self._frozen_and_adapted()  # before the bar of all parts
-                return answered_in_parts(X, lambda part: self._seen(part, kept), self.batch_size)
+                return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
-            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
+            found = self._embed(model, backbone, items, head=self._scores_of)
+        return _checked_finite(found)
 
-            def answer(features: Tensor) -> Tensor:
-                if features.shape[1] != text_features.shape[1]:
-                    raise ValueError(
-                        f"the class texts have {text_features.shape[1]} features, the images "
-                        f"{features.shape[1]}: they are of another model. Fit again."
-                    )
-                of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-                return kept(features, self._with_head(of_texts, features))
-
-            found = self._embed(model, backbone, items, head=answer)
-        if not np.isfinite(found).all():
+    def _scores_of(self, features: Tensor) -> Tensor:
+        """Score images by their features: float32 unit vectors, from whatever model."""
+        text_features = torch.from_numpy(self.text_features_).to(features.device)
+        if features.shape[1] != text_features.shape[1]:
             raise ValueError(
-                "the adapted weights give no finite scores: the file that they came from is "
-                "damaged, or precision='fp16' is too narrow for them."
+                f"the class texts have {text_features.shape[1]} features, the images "
+                f"{features.shape[1]}: they are of another model. Fit again."
             )
-        return found
+        of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+        return self._with_head(of_texts, features)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""
@@ -654,13 +696,21 @@ def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:
 def embeddings_and_scores(
     clf: BaseCLIPClassifier, X: ImageStream
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what `transform` gives, and a score per class for any number of classes, in one pass.
+    """Return the embeddings of images, and their scores for each class, in one pass.
 
     Raises
     ------
     Exception
         As `BaseCLIPClassifier.predict`.
     """
-    both = clf._seen(X, lambda embeddings, scores: torch.cat([embeddings, scores], dim=1))
-    n_features = clf.text_features_.shape[1]
-    return both[:, :n_features], both[:, n_features:]
+    embeddings = np.asarray(clf.transform(X))  # a frame, where `set_output` says so
+    return embeddings, _checked_finite(clf._scores_of(torch.from_numpy(embeddings)).numpy())
+
+
+def _checked_finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "the adapted weights give no finite scores: the file that they came from is "
+            "damaged, or precision='fp16' is too narrow for them."
+        )
+    return scores
