@@ -79,8 +79,8 @@ class Studied(CLIPSVDClassifier):
     anchor = 0.0
     times = 1.0
 
-    def _recipe(self, task, adaptation):
-        recipe = super()._recipe(task, adaptation)
+    def _recipe(self, task, adaptation, ignorance):
+        recipe = super()._recipe(task, adaptation, ignorance)
         return replace(recipe, lr=self.times * recipe.lr)
 
     def _started(self, backbone, targets, rng):

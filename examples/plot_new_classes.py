@@ -15,6 +15,7 @@ import numpy as np
 
 from skclipsvd import CLIPSVDClassifier, CLIPZeroShotClassifier
 from skclipsvd.datasets import load_handwritten_digits
+from skclipsvd.inspection import StrengthCurveDisplay
 from skclipsvd.model_selection import base_novel_split, harmonic_mean_score, sample_shots
 
 paths, labels = load_handwritten_digits()
@@ -54,6 +55,17 @@ for i, (name, values) in enumerate(table.items()):
 axis.set_xticks(np.arange(3) + 0.19, ["base classes", "novel classes", "harmonic mean"])
 axis.set(ylabel="accuracy, %", ylim=(80, 102))
 axis.legend(loc="lower right")
+plt.show()
+
+# %%
+# Between CLIP and the fit lies a line of classifiers, and ``with_strength`` returns any of them
+# without training. ``StrengthCurveDisplay`` measures both kinds of classes along it: what was
+# gained on the trained ones, and what became of the others.
+
+parts = [held_out[np.isin(labels[held_out], classes)] for classes in (base, novel)]
+StrengthCurveDisplay.from_estimator(
+    clf, paths[parts[0]], labels[parts[0]], paths[parts[1]], labels[parts[1]]
+)
 plt.show()
 
 # %%

@@ -140,7 +140,9 @@ def fitted_elsewhere(kind, model, data, folder):
 
 
 @pytest.mark.usefixtures("fresh_caches")
-@pytest.mark.parametrize("call", ["predict", "table", "report", "stream", "with_classes"])
+@pytest.mark.parametrize(
+    "call", ["predict", "table", "report", "stream", "with_classes", "with_strength"]
+)
 def test_a_first_answer_says_what_it_waits_for(call, small_model, photographs, capsys, tmp_path):
     clf = fitted_elsewhere(CLIPSVDClassifier, small_model, photographs, tmp_path)
     capsys.readouterr()
@@ -151,9 +153,10 @@ def test_a_first_answer_says_what_it_waits_for(call, small_model, photographs, c
         "report": lambda: prediction_table(clf, paths, on_error="report"),
         "stream": lambda: clf.predict(path for path in paths),
         "with_classes": lambda: clf.with_classes(["ring", "hook"]),
+        "with_strength": lambda: clf.with_strength(0.5),
     }[call]()
     said = ["loading model .*", "decompositions of 36 matrices .*", "merging the weights"]
-    said += ["encoding the class texts"] if call == "with_classes" else []
+    said += ["encoding the class texts"] if call.startswith("with_") else []
     found = lines(capsys.readouterr().err)
     assert_in_order([rf"{what}{end}" for what in said for end in (r" \.\.\.", ": done in")], found)
 

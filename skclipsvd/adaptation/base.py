@@ -87,6 +87,21 @@ class Adaptation(ABC):
         """
 
     @abstractmethod
+    def state_at(self, strength: float) -> dict[str, np.ndarray]:
+        """Return the trained numbers of weights that lie between the frozen and the adapted ones.
+
+        Parameters
+        ----------
+        strength : float
+            Where: 0 is the frozen weights, 1 the adapted ones, each to the bit.
+
+        Returns
+        -------
+        state : dict of str to float32 ndarray
+            Of the names and shapes of `state`.
+        """
+
+    @abstractmethod
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute ``x @ adapted.T + bias`` in the form that is cheapest to train.
 
@@ -167,6 +182,14 @@ def check_shape(name: str, values: ArrayLike, shape: tuple[int, ...]) -> None:
             f"the numbers for {name!r} have shape {np.shape(values)}, the model's have {shape}: "
             "they are damaged, or of another model."
         )
+
+
+def between(start: np.ndarray, end: np.ndarray, strength: float) -> np.ndarray:
+    """Interpolate float32 numbers: `start` at 0 and `end` at 1, both to the bit."""
+    # A sum of both, not a step from one of them, which would miss the other by a rounding.
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite then
+        wide = (1 - strength) * start.astype(np.float64) + strength * end.astype(np.float64)
+        return wide.astype(np.float32)
 
 
 def row_blocks(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation, check_shape
+from .base import Adaptation, between, check_shape
 from .targets import Target
 
 
@@ -167,6 +167,15 @@ class LowRankAdaptation(Adaptation):
         """Return a copy of the factors, by target name and part, and the ``"scale"``."""
         state = {name: f.detach().cpu().numpy().copy() for name, f in self.factors.items()}
         return {**state, "scale": np.array([self.scale], dtype=np.float32)}
+
+    def state_at(self, strength: float) -> dict[str, np.ndarray]:
+        """Return `state` with ``strength B`` in place of ``B``."""
+        return {
+            name: between(np.zeros_like(values), values, strength)
+            if name.endswith("/b")
+            else values
+            for name, values in self.state().items()
+        }
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the frozen product plus the low-rank one, with dropout on the latter's input."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation, check_shape
+from .base import Adaptation, between, check_shape
 from .factors import Factors
 from .targets import Target
 
@@ -83,6 +83,11 @@ class SpectralAdaptation(Adaptation):
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of the singular values, by target name."""
         return {name: s.detach().cpu().numpy().copy() for name, s in self.s.items()}
+
+    def state_at(self, strength: float) -> dict[str, np.ndarray]:
+        """Return ``s0 + strength (s - s0)``, by target name."""
+        frozen = {name: factors.s.cpu().numpy() for name, factors in self.factors.items()}
+        return {name: between(frozen[name], s, strength) for name, s in self.state().items()}
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute ``x @ adapted.T + bias``, through the factors or the rebuilt matrix.

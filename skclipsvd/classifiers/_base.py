@@ -195,9 +195,9 @@ class BaseCLIPClassifier(
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
         """Return the open_clip model that predicts, adapted and merged."""
 
-    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-        """Return what scores embeddings beside the class texts, where there is anything."""
-        return None
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the scores of embeddings, from those of the class texts."""
+        return of_texts
 
     def _learnt(self) -> Mapping[str, NDArray]:
         """Return the numbers that `_adapted_model` needs in addition to the backbone's."""
@@ -207,7 +207,7 @@ class BaseCLIPClassifier(
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
-        Where there is a `head`, the mean of that and of the head's score.
+        Where there is a `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -411,14 +411,9 @@ class BaseCLIPClassifier(
                 f"classes={classes if isinstance(classes, str) else labels!r}: pass two or more "
                 "distinct labels, or a mapping of labels to texts."
             )
-        other = clone(self)
-        other.__dict__.update(
-            {
-                name: copy.deepcopy(vars(self)[name])
-                for name in self._saved
-                if name in vars(self) and name not in self._of_its_classes
-            }
-        )
+        other = self._copied()
+        for name in self._of_its_classes:
+            vars(other).pop(name, None)
         other.class_names = classes if isinstance(classes, Mapping) else None
         if templates is not None:
             other.templates = templates
@@ -524,6 +519,14 @@ class BaseCLIPClassifier(
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
 
+    def _copied(self) -> Self:
+        """Return a fitted copy that shares nothing with this one."""
+        other = clone(self)
+        other.__dict__.update(
+            {name: copy.deepcopy(vars(self)[name]) for name in self._saved if name in vars(self)}
+        )
+        return other
+
     def _replace_fitted(self, fitted: dict[str, Any]) -> None:
         """Put a fit's attributes in place of the last one's, none of which is left."""
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
@@ -583,7 +586,6 @@ class BaseCLIPClassifier(
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-            of_head = self._head_scores(backbone.device)
 
             def scores(features: Tensor) -> Tensor:
                 if features.shape[1] != text_features.shape[1]:
@@ -592,7 +594,7 @@ class BaseCLIPClassifier(
                         f"{features.shape[1]}: they are of another model. Fit again."
                     )
                 of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-                return of_texts if of_head is None else (of_texts + of_head(features)) / 2
+                return self._with_head(of_texts, features)
 
             found = self._embed(model, backbone, items, head=scores)
         if not np.isfinite(found).all():

@@ -74,12 +74,14 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
-    head_coef_, head_intercept_ : see `CLIPSVDClassifier`
+    head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
         Only where there is a head.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`
         How it went.
     validation_scores_, best_validation_score_, best_epoch_ : see `CLIPSVDClassifier`
         Only where there is a validation part.
+    strength_ : see `CLIPSVDClassifier`
+        Only where `with_strength` made this classifier.
     n_parameters_tuned_, n_parameters_ : see `CLIPSVDClassifier`
         How much was tuned, and of how much.
     backbone_fingerprint_, backbone_config_ : see `CLIPSVDClassifier`

@@ -37,6 +37,7 @@ class RecipeMixin(BaseEstimator):
     micro_batch_size: int | None
     checkpointing: bool
     label_smoothing: float
+    head: Literal["logistic"] | None
     precision: str
 
     @abstractmethod
@@ -74,13 +75,12 @@ class RecipeMixin(BaseEstimator):
             return automatic_steps(n_images, self.batch_size)
         return int(self.epochs * steps_per_epoch(n_images, self.batch_size))
 
-    def _recipe(self, task: Task, adaptation: Adaptation) -> Recipe:
+    def _recipe(self, task: Task, adaptation: Adaptation, ignorance: float) -> Recipe:
         n_images, dtype = len(task.labels), choose_dtype(self.precision, task.backbone.device)
         n_steps = self.n_steps_for(n_images)
         lr = self.lr
         if lr == "auto":
             shots = n_images / task.prompts.n_classes
-            ignorance = self._ignorance(task, dtype) if n_steps else 1.0
             lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
@@ -95,8 +95,13 @@ class RecipeMixin(BaseEstimator):
             checkpointing=bool(self.checkpointing),
         )
 
-    def _ignorance(self, task: Task, dtype: torch.dtype) -> float:
-        n_images = min(len(task.labels), STARTING_IMAGES)
+    def _ignorance(self, task: Task) -> float:
+        """Measure the loss before the first step over a guess's, where something depends on it."""
+        n_images = len(task.labels)
+        if self.head is None and (self.lr != "auto" or not self.n_steps_for(n_images)):
+            return 1.0
+        n_images = min(n_images, STARTING_IMAGES)
+        dtype = choose_dtype(self.precision, task.backbone.device)
         what = f"finding out how much is to be learnt, from {n_images} images"
         model = self._start(task.backbone)
         text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))

@@ -114,6 +114,9 @@ def fit_report(estimator: Any, frozen_and_adapted: Callable[[], tuple[Backbone, 
 
 def _summary(estimator: Any) -> str:
     rows = [("Classes", _classes(estimator.classes_)), ("Tuned", _tuned(estimator))]
+    strength = getattr(estimator, "strength_", None)
+    if strength is not None:
+        rows.append(("Strength", f"{strength:.3g}, where 0 is the frozen model and 1 the fit"))
     losses: Sequence[float] = getattr(estimator, "loss_curve_", ())
     if len(losses):
         steps = f"{len(losses):,} step{'s' if len(losses) > 1 else ''}"

@@ -52,8 +52,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         indices from the input; negative ones count from the output.
     head : {"logistic"} or None, default=None
         Whether a logistic regression on the adapted embeddings of the training images answers
-        beside the class texts, the score being the mean of both: better on photographs in our
-        measurements, with any number of shots. It takes a forward pass per training image;
+        beside the class texts, and the score is the weighted mean of both: better on photographs in
+        our measurements, with any number of shots. It takes a forward pass per training image;
         predictions cost the same. None leaves the answer to the texts, as published.
     epochs : int or "auto", default="auto"
         Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 20
@@ -135,6 +135,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         scores. Only where there is a head.
     head_intercept_ : float32 ndarray of shape (n_classes,)
         What the head adds to each class's score. Only where there is a head.
+    head_weight_ : float
+        Its share of the answer: half where the texts know the classes before training, up to 0.8
+        where they know nothing. Only where there is a head.
     loss_curve_ : float32 ndarray of shape (n_iter_,)
         Training loss of each step.
     lr_ : float
@@ -152,6 +155,9 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     best_epoch_ : int
         Which one it was, 0 for before training; with `early_stopping` its numbers are kept. Only
         where there is a validation part.
+    strength_ : float
+        How far from the frozen model to the fit the numbers are. Only where `with_strength` made
+        this classifier.
     n_parameters_tuned_ : int
         How many numbers were trained.
     n_parameters_ : int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
 from ..adaptation import Adaptation, Target, find_targets, merged_once, select_targets
@@ -31,6 +32,7 @@ from ..images import (
     decoding_threads,
     stack_views,
 )
+from ..labels import plain
 from ..progress import note, phase, shown, spoken
 from ..training import (
     CallbackSupportMixin,
@@ -78,8 +80,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
     validation_scores_: NDArray[np.float64]
     best_validation_score_: float
     best_epoch_: int
+    strength_: float
     head_coef_: NDArray[np.float32]
     head_intercept_: NDArray[np.float32]
+    head_weight_: float
 
     _state_attribute: str
     _saved: ClassVar[Mapping[str, Saved]] = {
@@ -93,9 +97,11 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         "validation_scores_": Saved("array", dtype="float64", optional=True),
         "best_validation_score_": Saved("number", optional=True),
         "best_epoch_": Saved("number", optional=True),
+        "strength_": Saved("number", optional=True),  # only where it was made by `with_strength`
         **{name: Saved("array", optional=True) for name in HEAD_ARRAYS},
+        "head_weight_": Saved("number", optional=True),
     }
-    _of_its_classes = HEAD_ARRAYS
+    _of_its_classes = (*HEAD_ARRAYS, "head_weight_")
 
     @classmethod
     def _check_saved(cls, fitted: Mapping[str, Any]) -> None:
@@ -108,12 +114,17 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
                 f"{cls._state_attribute} has {n_numbers} numbers instead of "
                 f"{fitted['n_parameters_tuned_']}"
             )
+        if fitted.get("strength_", 1) < 0:
+            raise ValueError("strength_ must not be negative")
         for name in ("loss_curve_", "validation_scores_"):
             if name in fitted and fitted[name].ndim != 1:
                 raise ValueError(f"{name} must have one dimension")
         shapes = [fitted["text_features_"].shape, fitted["classes_"].shape]
-        if [fitted[name].shape for name in HEAD_ARRAYS if name in fitted] not in ([], shapes):
-            raise ValueError(f"{' and '.join(HEAD_ARRAYS)} belong together, with a row per class")
+        head = [name in fitted for name in cls._of_its_classes]
+        if any(head) and not (all(head) and [fitted[n].shape for n in HEAD_ARRAYS] == shapes):
+            raise ValueError(f"{', '.join(cls._of_its_classes)} belong together, for every class")
+        if not 0 <= fitted.get("head_weight_", 0) <= 1:
+            raise ValueError("head_weight_ must be a share")
 
     @abstractmethod
     def _started(
@@ -239,7 +250,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
-        recipe = self._recipe(task, adaptation)
+        ignorance = self._ignorance(task)
+        recipe = self._recipe(task, adaptation, ignorance)
 
         def attributes() -> dict[str, Any]:
             with shown(self.verbose):  # nothing where a callback asks in between
@@ -264,7 +276,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if self.head is None:
             unchanged = outcome.unchanged(lambda: self._start(backbone), model, text_features)
         else:
-            fitted.update(fit_head(outcome, model))
+            fitted.update(fit_head(outcome, model, ignorance))
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
@@ -409,6 +421,84 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
     def _check_resumable(self, state: Mapping[str, NDArray]) -> None:
         """Raise ValueError where the last fit's numbers belong to other parameters than now."""
 
+    @explained_out_of_memory()
+    def with_strength(self, strength: float) -> Self:
+        """Make a classifier that goes a share of the way from CLIP to this one, without training.
+
+        Every trained number is moved along the straight line from its frozen value to its fitted
+        one: singular values to ``s0 + strength (s - s0)``, low-rank updates to ``strength B A``.
+        The class texts are encoded anew by the text tower at that strength; a `head` stays as it is
+        and has `strength` times its share of the answer. Between 0 and 1, a classifier often keeps
+        most of what the fit gained on its own classes and has lost less on everything else, as
+        fine-tuned CLIPs do in general [1]_.
+
+        Parameters
+        ----------
+        strength : float
+            0 is CLIP as it was, and 1 is this classifier, both to the last bit. More than 1 goes
+            on along the line, further from CLIP than training did: allowed, and rarely good.
+
+        Returns
+        -------
+        classifier : fitted estimator of the same type
+            Its `strength_` says how far it goes from CLIP to what training left. This one is left
+            as it is.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        FileNotFoundError
+            Weights that cannot be had.
+        ValueError
+            No number of 0 or more, or one so large that the class texts are no longer finite;
+            frozen weights that are not those of `fit`.
+
+        See Also
+        --------
+        skclipsvd.inspection.StrengthCurveDisplay : What each strength is worth.
+
+        References
+        ----------
+        .. [1] M. Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903, 2021.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=2, lr=0.01, augment=False, random_state=0)
+        >>> half = clf.fit(paths[:20], labels[:20]).with_strength(0.5)
+        >>> half.strength_
+        0.5
+        """
+        check_is_fitted(self)
+        is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+        if not is_number or not 0 <= strength < np.inf:
+            raise ValueError(
+                f"strength={plain(strength)!r} must be a finite number of 0 or more: 0 is CLIP as "
+                "it was, 1 is the fit."
+            )
+        other = self._copied()
+        other.strength_ = float(strength) * getattr(self, "strength_", 1.0)
+        if hasattr(self, "head_weight_"):
+            other.head_weight_ = min(1.0, float(strength) * self.head_weight_)
+        if strength != 1:
+            with shown(self.verbose):
+                backbone = other._load_backbone()
+                other._check_backbone(backbone)
+                state = self._fitted_adaptation(backbone).state_at(float(strength))
+                setattr(other, self._state_attribute, state)
+                prompts = other._prompts(other.classes_, backbone)
+                model = other._adapted_model(backbone)
+                other.text_features_ = other._text_features(model, prompts, backbone)
+        if not np.isfinite(other.text_features_).all():
+            raise ValueError(
+                f"strength={plain(strength)!r} goes so far beyond the fit that the class texts are "
+                "no longer finite; use a smaller one."
+            )
+        return other
+
     def _fitted_attributes(
         self, backbone: Backbone, adaptation: Adaptation, classes: NDArray, task: Task
     ) -> dict:
@@ -429,11 +519,12 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
     def _learnt(self) -> Mapping[str, NDArray]:
         return getattr(self, self._state_attribute)
 
-    def _head_scores(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
         if not hasattr(self, "head_coef_"):
-            return None
-        coef, intercept = (torch.from_numpy(getattr(self, n)).to(device) for n in HEAD_ARRAYS)
-        return lambda embeddings: embeddings @ coef.T + intercept
+            return of_texts
+        coef, intercept = (torch.from_numpy(getattr(self, n)) for n in HEAD_ARRAYS)
+        of_head = embeddings @ coef.to(embeddings.device).T + intercept.to(embeddings.device)
+        return (1 - self.head_weight_) * of_texts + self.head_weight_ * of_head
 
     def _start(self, backbone: Backbone) -> nn.Module:
         """Return the merged model that this fit began with, as it predicts."""
@@ -441,19 +532,18 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         return backbone.to_predict(self._adapted_model(backbone) if is_warm else backbone.model)
 
     def _adapted_model(self, backbone: Backbone) -> nn.Module:
+        return merged_once(backbone, self._learnt(), lambda: self._fitted_adaptation(backbone))
+
+    def _fitted_adaptation(self, backbone: Backbone) -> Adaptation:
         state = self._learnt()
-
-        def restored() -> Adaptation:
-            owners = _owners(state)
-            targets = [t for t in find_targets(backbone.model) if t.name in owners]
-            if unknown := owners - {target.name for target in targets}:
-                raise ValueError(
-                    f"{self._state_attribute} has numbers for {min(unknown)!r}, which "
-                    f"model_name={self.model_name!r} does not have."
-                )
-            return self._restored(backbone, targets, state)
-
-        return merged_once(backbone, state, restored)
+        owners = _owners(state)
+        targets = [t for t in find_targets(backbone.model) if t.name in owners]
+        if unknown := owners - {target.name for target in targets}:
+            raise ValueError(
+                f"{self._state_attribute} has numbers for {min(unknown)!r}, which "
+                f"model_name={self.model_name!r} does not have."
+            )
+        return self._restored(backbone, targets, state)
 
 
 def _owners(state: Mapping[str, NDArray]) -> set[str]:

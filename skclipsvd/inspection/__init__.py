@@ -12,6 +12,7 @@ from .displays import (
     HeatMapDisplay,
     PredictionSheetDisplay,
     SpectrumDisplay,
+    StrengthCurveDisplay,
 )
 from .phrases import load_concepts
 
@@ -28,6 +29,7 @@ __all__ = [
     "HeatMapDisplay",
     "FitCurveDisplay",
     "FewShotCurveDisplay",
+    "StrengthCurveDisplay",
     "EmbeddingDisplay",
     "PredictionSheetDisplay",
 ]

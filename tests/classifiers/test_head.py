@@ -1,4 +1,4 @@
-"""`head="logistic"`: what it answers is the mean of the texts' scores and a regression's."""
+"""`head="logistic"`: the answer is the weighted mean of the texts' scores and a regression's."""
 
 import json
 import pickle
@@ -10,7 +10,12 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from skclipsvd import CLIPLoRAClassifier, CLIPSVDClassifier, load_adapter
+from skclipsvd import (
+    CLIPLoRAClassifier,
+    CLIPSVDClassifier,
+    CLIPZeroShotClassifier,
+    load_adapter,
+)
 
 SETTINGS = dict(max_steps=3, lr=0.02, augment=False, random_state=0)
 KINDS = [CLIPSVDClassifier, CLIPLoRAClassifier]
@@ -34,7 +39,7 @@ def without(some_digits):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_classes", [2, 10])
-def test_scores_are_the_mean_of_the_texts_and_a_logistic_regression(kind, n_classes, digits):
+def test_scores_are_a_mean_of_the_texts_and_a_logistic_regression(kind, n_classes, digits):
     paths, labels = digits
     few = np.flatnonzero(np.isin(labels, np.unique(labels)[:n_classes]))[:40]
     clf = kind("tiny", head="logistic", **SETTINGS).fit(paths[few], labels[few])
@@ -44,7 +49,7 @@ def test_scores_are_the_mean_of_the_texts_and_a_logistic_regression(kind, n_clas
     by_regression = regression.predict_log_proba(clf.transform(new))
     by_text = clf.logit_scale_ * clf.transform(new) @ clf.text_features_.T
     by_text -= np.log(np.exp(by_text).sum(axis=1, keepdims=True))
-    mean = (by_text + by_regression) / 2
+    mean = (1 - clf.head_weight_) * by_text + clf.head_weight_ * by_regression
     expected = np.exp(mean) / np.exp(mean).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(clf.predict_proba(new), expected, atol=2e-3)
     assert (clf.predict(new) == clf.classes_[expected.argmax(axis=1)]).all()
@@ -53,6 +58,33 @@ def test_scores_are_the_mean_of_the_texts_and_a_logistic_regression(kind, n_clas
         np.testing.assert_allclose(scores, mean[:, 1] - mean[:, 0], atol=1e-2)
     else:
         np.testing.assert_array_equal(clf.classes_[scores.argmax(axis=1)], clf.predict(new))
+
+
+@pytest.mark.parametrize("names", ["right", "turned"])
+def test_its_weight_is_the_loss_before_training_over_a_guess(names, some_digits):
+    paths, labels = some_digits[0][:30], some_digits[1][:30]
+    words = np.unique(labels)
+    if names == "turned":  # words that know nothing of the classes
+        words = np.roll(words, 1)
+    classes = dict(zip(np.unique(labels).tolist(), words.tolist(), strict=True))
+    clf = CLIPSVDClassifier("tiny", head="logistic", class_names=classes, **SETTINGS)
+    zero = CLIPZeroShotClassifier("tiny", class_names=classes).fit(None, np.unique(labels))
+    truth = zero.predict_proba(paths)[np.arange(30), np.searchsorted(zero.classes_, labels)]
+    loss = -np.log(truth).mean() / np.log(10)
+    assert (loss < 0.4) == (names == "right")
+    expected = min(max(loss, 0.5), 0.8)
+    assert clf.fit(paths, labels).head_weight_ == pytest.approx(expected, abs=1e-4)
+
+
+def test_one_image_per_class_is_enough(digits):
+    paths, labels = digits
+    firsts = np.unique(labels, return_index=True)[1]
+    clf = CLIPSVDClassifier("tiny", head="logistic", **SETTINGS).fit(paths[firsts], labels[firsts])
+    assert (clf.predict(paths[firsts]) == labels[firsts]).all()
+    regression = LogisticRegression(C=10, max_iter=1000, tol=1e-8)
+    embeddings, twice = clf.transform(paths[firsts]).astype(float), np.tile(np.arange(10), 2)
+    regression.fit(embeddings[twice], labels[firsts][twice], np.full(20, 0.5))
+    np.testing.assert_allclose(clf.head_coef_, regression.coef_, atol=2e-3)
 
 
 def test_the_adaptation_is_the_one_without_a_head(with_head, without, some_digits):
@@ -108,7 +140,7 @@ def test_half_a_head_is_refused(with_head, tmp_path, damage):
     else:
         arrays["head_coef_"] = arrays["head_coef_"][:, :-1].copy()
     save_file(arrays, path, {"skclipsvd": json.dumps(header)})
-    with pytest.raises(ValueError, match=r"head_coef_ and head_intercept_ belong together"):
+    with pytest.raises(ValueError, match=r"head_coef_, head_intercept_, head_weight_ belong"):
         load_adapter(path)
 
 

@@ -11,6 +11,7 @@ from ._figures import COLOURS, MARKERS
 from ._head_map import HeadChangeDisplay
 from ._predictions import HeatMapDisplay, PredictionSheetDisplay
 from ._spectrum import SpectrumDisplay
+from ._strength import StrengthCurveDisplay
 
 __all__ = [
     "ConfusionDisplay",
@@ -19,6 +20,7 @@ __all__ = [
     "HeatMapDisplay",
     "FitCurveDisplay",
     "FewShotCurveDisplay",
+    "StrengthCurveDisplay",
     "EmbeddingDisplay",
     "PredictionSheetDisplay",
     "COLOURS",
