@@ -168,7 +168,7 @@ def test_validation_parts_that_make_no_sense(classifier, photographs):
         classifier.fit(paths, labels, X_val=paths[:2], y_val=["tree", "temple"])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         classifier.fit(paths, labels, X_val=["nowhere.jpg"], y_val=["temple"])
-    with pytest.raises(ValueError, match="give it more images"):
+    with pytest.raises(ValueError, match="use more images"):
         classifier.set_params(early_stopping=True).fit(paths[9:12], labels[9:12])
 
 
