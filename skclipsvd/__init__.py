@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
     from .encoder import CLIPEncoder
     from .linear import CosineClassifier
-    from .persistence import load_adapter
+    from .persistence import load_adapter, push_to_hub
     from .predictions import prediction_table
 else:  # a type checker would take every name for one that is there
 
@@ -41,6 +41,7 @@ __all__ = [
     "CLIPEncoder",
     "CosineClassifier",
     "load_adapter",
+    "push_to_hub",
     "prediction_table",
     "describe_targets",
     "cache_info",
@@ -56,6 +57,7 @@ _MODULES = {
     "CLIPEncoder": "encoder",
     "CosineClassifier": "linear",
     "load_adapter": "persistence",
+    "push_to_hub": "persistence",
     "prediction_table": "predictions",
     "describe_targets": "adaptation.describe",
     "cache_info": "caching.process",

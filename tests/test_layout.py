@@ -38,7 +38,10 @@ LAYERS = [
 ]
 # What an import inside a function may wait for: extras, and modules of one operating system. An
 # import that waits for anything else hides a circle, or makes the first call slow by surprise.
-OPTIONAL = {"matplotlib", "pandas", "transformers", "dask", "huggingface_hub", "fcntl", "msvcrt"}
+OPTIONAL = {
+    "matplotlib", "pandas", "transformers", "dask", "onnx", "onnxruntime", "huggingface_hub",
+    "fcntl", "msvcrt",
+}  # fmt: skip
 
 
 OF_NAMEDTUPLES = {"_asdict", "_fields", "_replace"}

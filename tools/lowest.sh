@@ -12,7 +12,7 @@ uv() { if [ -x .venv/bin/uv ]; then .venv/bin/uv "$@"; else command uv "$@"; fi;
 
 python="${LOWEST_PYTHON:-3.11}"
 uv pip compile -q --python-version "$python" --resolution lowest-direct --no-annotate --no-header \
-  --extra hf --extra plot --extra dask pyproject.toml -o "$work/lowest.txt"
+  --extra hf --extra plot --extra dask --extra onnx pyproject.toml -o "$work/lowest.txt"
 # Not a floor of ours: matplotlib before 3.10.8 calls what newer pyparsing warns about, and the
 # tests take every warning for an error.
 echo 'pyparsing<3.3' >"$work/tools.txt"

@@ -9,6 +9,7 @@ from ._base import (
     frozen_and_adapted,
     prompts_of,
 )
+from ._card import model_card
 from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._svd import CLIPSVDClassifier
@@ -27,6 +28,7 @@ __all__ = [
     "UsesBackbone",
     "adapter_fingerprint",
     "frozen_and_adapted",
+    "model_card",
     "prompts_of",
     "read_adapter",
 ]

@@ -99,18 +99,20 @@ def read_adapter(
     known: Mapping[str, type[Kind]],
     model_name: str | None,
     pretrained: str | None,
+    called: str,
 ) -> Kind:
     """Read an adapter file of one of the `known` classes; ValueError where it is none.
 
     `model_name` and `pretrained` take the place of what the file says where they are not None. The
-    file alone may name no more than what open_clip or this package publishes.
+    file alone may name no more than what open_clip or this package publishes. Errors call the file
+    as the user `called` it.
     """
-    header, arrays = _read(path)
+    header, arrays = _read(path, called)
     if not isinstance(header, dict):
-        raise ValueError(f"{path} is a safetensors file, but not an adapter of skclipsvd.")
+        raise ValueError(f"{called} is a safetensors file, but not an adapter of skclipsvd.")
     if header.get("format") not in _FORMATS:
         raise ValueError(
-            f"{path} has adapter format {header.get('format')!r}; this version reads up to "
+            f"{called} has adapter format {header.get('format')!r}; this version reads up to "
             f"{_FORMATS[-1]}. Update skclipsvd."
         )
     try:
@@ -120,13 +122,13 @@ def read_adapter(
     except _MISFITS as error:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"{path} is damaged: its header and arrays do not fit ({reason})."
+            f"{called} is damaged: its header and arrays do not fit ({reason})."
         ) from error
     if model_name is not None:
         estimator.model_name = model_name
     if pretrained is not None:
         estimator.pretrained = pretrained
-    _check_backbone(estimator, path, model_name, pretrained)
+    _check_backbone(estimator, called, model_name, pretrained)
     return estimator
 
 
@@ -142,10 +144,10 @@ _MISFITS = (
 )
 
 
-def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
+def _read(path: Path, called: str) -> tuple[Any, dict[str, NDArray]]:
     """Read header and arrays, and compare their checksum where the file has one."""
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ValueError(f"{path} is larger than {_MAX_FILE_BYTES // 2**30} GiB; no adapter is.")
+        raise ValueError(f"{called} is larger than {_MAX_FILE_BYTES // 2**30} GiB; no adapter is.")
     try:
         # All of it at once, not mapped: a file that is cut off meanwhile must not end the process.
         content = path.read_bytes()
@@ -154,11 +156,11 @@ def _read(path: Path) -> tuple[Any, dict[str, NDArray]]:
         said = header.pop(_CHECKSUM, None) if isinstance(header, dict) else None
         is_whole = said in (None, _checksum(header, arrays))
     except (SafetensorError, OSError, *_MISFITS) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}).") from error
+        raise ValueError(f"{called} is damaged or not a safetensors file ({error}).") from error
     if not is_whole:
         raise ValueError(
-            f"{path} is damaged: its checksum has changed since it was written. Use another copy, "
-            "or save the classifier again."
+            f"{called} is damaged: its checksum has changed since it was written. Use another "
+            "copy, or save the classifier again."
         )
     return header, arrays
 
@@ -173,7 +175,7 @@ def _checksum(header: object, arrays: Mapping[str, NDArray]) -> str:
 
 
 def _check_backbone(
-    estimator: BaseCLIPClassifier, path: Path, model_name: str | None, pretrained: str | None
+    estimator: BaseCLIPClassifier, called: str, model_name: str | None, pretrained: str | None
 ) -> None:
     """Let a file choose no folder, no repository and no checkpoint that is opened for it."""
     named, tag = estimator.model_name, estimator.pretrained
@@ -186,9 +188,9 @@ def _check_backbone(
     if parts:
         asked = ", ".join(parts)
         raise ValueError(
-            f"{path} names the backbone {asked}, and a file is not allowed to choose a folder, a "
+            f"{called} names the backbone {asked}, and a file is not allowed to choose a folder, a "
             "repository or a checkpoint. If you trust that backbone, name it yourself: "
-            f"load_adapter({str(path)!r}, {asked})."
+            f"load_adapter({called!r}, {asked})."
         )
 
 

@@ -57,6 +57,7 @@ from ..labels import check_no_missing, plain
 from ..progress import phase, shown
 from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
+from ._onnx import write_onnx
 from ._report import FitReportMixin
 
 # Features that were computed in half precision are not quite of unit length.
@@ -515,6 +516,58 @@ class BaseCLIPClassifier(
         check_is_fitted(self)
         write_adapter(self, Path(path))
 
+    @explained_out_of_memory()
+    def export_onnx(self, path: str | Path) -> None:
+        """Write one ONNX file that maps pixels to class probabilities, to predict without torch.
+
+        It holds the image tower with the merged weights, the normalisation of pixels, the class
+        texts, `logit_scale_`, `logit_bias_` and the `head` if there is one, in float32. The number
+        of images is free. Before the file is written, onnxruntime has to give the probabilities
+        that torch gives.
+
+        The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
+        and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
+        metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
+        ``estimator`` and ``backbone_fingerprint``.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; replaced in one move where it exists.
+
+        Raises
+        ------
+        NotFittedError
+            This classifier is not fitted.
+        ImportError
+            onnx or onnxruntime is not installed: ``pip install 'skclipsvd[onnx]'``.
+        FileNotFoundError
+            Weights that cannot be had.
+        OSError
+            The file cannot be written.
+        ValueError
+            The image tower cannot be written as ONNX, or has 2 GiB or more; frozen weights that are
+            not those of `fit`.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from onnxruntime import InferenceSession
+        >>> from skclipsvd import CLIPZeroShotClassifier
+        >>> clf = CLIPZeroShotClassifier("tiny").fit(None, ["zero", "one"])
+        >>> with TemporaryDirectory() as folder:
+        ...     clf.export_onnx(Path(folder) / "digits.onnx")
+        ...     session = InferenceSession(Path(folder) / "digits.onnx")
+        >>> session.run(None, {"pixels": np.zeros((5, 32, 32, 3), np.uint8)})[0].shape
+        (5, 2)
+        """
+        check_is_fitted(self)
+        with shown(self.verbose):
+            write_onnx(self, Path(path))
+
     @property
     def _n_features_out(self) -> int:
         return self.text_features_.shape[1]
@@ -585,24 +638,24 @@ class BaseCLIPClassifier(
                 self._frozen_and_adapted()  # before the bar of all parts
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
-            text_features = torch.from_numpy(self.text_features_).to(backbone.device)
-
-            def scores(features: Tensor) -> Tensor:
-                if features.shape[1] != text_features.shape[1]:
-                    raise ValueError(
-                        f"the class texts have {text_features.shape[1]} features, the images "
-                        f"{features.shape[1]}: they are of another model. Fit again."
-                    )
-                of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-                return self._with_head(of_texts, features)
-
-            found = self._embed(model, backbone, items, head=scores)
+            found = self._embed(model, backbone, items, head=self._scores_of)
         if not np.isfinite(found).all():
             raise ValueError(
                 "the adapted weights give no finite scores: the file that they came from is "
                 "damaged, or precision='fp16' is too narrow for them."
             )
         return found
+
+    def _scores_of(self, features: Tensor) -> Tensor:
+        """Score images by their features: float32 unit vectors, from whatever model."""
+        text_features = torch.from_numpy(self.text_features_).to(features.device)
+        if features.shape[1] != text_features.shape[1]:
+            raise ValueError(
+                f"the class texts have {text_features.shape[1]} features, the images "
+                f"{features.shape[1]}: they are of another model. Fit again."
+            )
+        of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
+        return self._with_head(of_texts, features)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: fetched within seconds, or the reason why not."""
+"""Files of the Hugging Face hub: fetched within seconds and written, or the reason why not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import open_clip
 from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
     constants,
     get_hf_file_metadata,
+    get_token,
     hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
@@ -31,6 +34,7 @@ from huggingface_hub.utils import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    validate_repo_id,
 )
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
@@ -40,6 +44,7 @@ from ..progress import note
 _SECONDS = 5.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMIT_HEADER = "X-Repo-Commit"
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _DISK = {
     errno.ENOSPC: "its disk is full: free some space, or set HF_HOME to a folder elsewhere",
@@ -67,10 +72,13 @@ class Repository:
         ``"OWNER/NAME"``.
     revision : str, optional
         A branch, a tag or a commit; the main branch by default.
+    max_bytes : int, optional
+        Larger files are not fetched, but a ValueError.
     """
 
-    def __init__(self, name: str, revision: str | None = None):
+    def __init__(self, name: str, revision: str | None = None, max_bytes: int | None = None):
         self.name, self.is_pinned = name, revision is not None
+        self._max_bytes = max_bytes
         self._revision = revision or "main"
         self._commit = self._revision if _COMMIT.fullmatch(self._revision) else None
         self._is_noted = False
@@ -176,6 +184,11 @@ class Repository:
         if answer.commit_hash is None or answer.etag is None:
             self._trouble = ConnectionError("no commit, no ETag")
             return False
+        if self._max_bytes is not None and (answer.size or 0) > self._max_bytes:
+            raise ValueError(
+                f"{filename} of hf-hub:{self.name} has {answer.size:,} bytes and is not fetched; "
+                f"{self._max_bytes:,} are allowed."
+            )
         self._commit = self._commit or answer.commit_hash
         return True
 
@@ -217,20 +230,83 @@ class Repository:
     def _why(self, error: Exception) -> str:
         if isinstance(error, OfflineModeIsEnabled):
             return "nothing is downloaded, because HF_HUB_OFFLINE is set"
-        login = "log in with `hf auth login`, or set HF_TOKEN"
         if isinstance(error, GatedRepoError):
-            return f"its owner lets in who accepted its terms: do so on its page, then {login}"
+            return f"its owner lets in who accepted its terms: do so on its page, then {_LOGIN}"
         if isinstance(error, RevisionNotFoundError):
             return f"it has no revision {self._revision!r}"
         if isinstance(error, RepositoryNotFoundError):
-            return f"{_place()} has no such repository{self._near()}, or it is private: {login}"
+            return f"{_place()} has no such repository{self._near()}, or it is private: {_LOGIN}"
         if _status(error) in (401, 403):
-            return f"{_place()} does not let you in (status {_status(error)}): {login}"
+            return f"{_place()} does not let you in (status {_status(error)}): {_LOGIN}"
         return _what_failed(error)
 
     def _near(self) -> str:
         near = difflib.get_close_matches(self.name, _known_repositories(), n=3, cutoff=0.6)
         return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def check_repository_name(name: str) -> None:
+    """Raise ValueError for what is not ``OWNER/NAME``."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} names no repository; write OWNER/NAME.") from error
+    if "/" not in name:
+        raise ValueError(f"{name!r} has no owner; write OWNER/NAME.")
+
+
+def upload(name: str, files: Mapping[str, bytes], *, private: bool, message: str) -> str:
+    """Write files to a repository of the hub in one commit; it is made where there is none.
+
+    Parameters
+    ----------
+    name : str
+        ``"OWNER/NAME"``.
+    files : mapping of str to bytes
+        By their names in the repository, where files of these names are replaced.
+    private : bool
+        Whether a repository that is made here is; one that is there stays as it is.
+    message : str
+        The commit's.
+
+    Returns
+    -------
+    url : str
+        The repository's page.
+
+    Raises
+    ------
+    ConnectionError
+        The hub could not be asked, or does not let the user write there; it says why.
+    """
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        if _is_offline():
+            raise OfflineModeIsEnabled("HF_HUB_OFFLINE")
+        with quiet():
+            api = HfApi(endpoint=_endpoint(), token=get_token())
+            url = api.create_repo(name, private=private, exist_ok=True)
+            api.create_commit(name, operations, commit_message=message)
+    except Exception as error:
+        raise ConnectionError(
+            f"hf-hub:{name} was not written, because {_why_not_written(name, error)}."
+        ) from error
+    return str(url)
+
+
+def _why_not_written(name: str, error: Exception) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    status = _status(error)
+    if status not in (401, 403):
+        return _what_failed(error)
+    if get_token() is None:
+        return f"{_place()} has to know who you are: {_LOGIN}"
+    owner = name.partition("/")[0]
+    return (
+        f"{_place()} does not let you (status {status}): use a token with the right to write, and "
+        f"your name or an organisation's in place of {owner!r}"
+    )
 
 
 def weight_files(filename: str = "") -> list[str]:

@@ -1,7 +1,9 @@
 """A small hub on this machine: what huggingface_hub asks for, answered by a real HTTP server."""
 
+import base64
 import contextlib
 import hashlib
+import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +16,14 @@ class Mirror:
     """Repositories as ``{"owner/name": {revision: {filename: bytes}}}``, served at `url`.
 
     `status` answers everything with one status; `hang` answers nothing until the server ends.
+    Who has a token of `writers`, ``{token: owner}``, may write to the repositories of that owner;
+    `private` has the names of those that were made private.
     """
 
-    def __init__(self, repositories=None, *, status=None, hang=False):
+    def __init__(self, repositories=None, *, status=None, hang=False, writers=None):
         self.repositories = repositories or {}
-        self.status, self.hang = status, hang
+        self.status, self.hang, self.writers = status, hang, writers or {}
+        self.private, self.messages, self._large = set(), [], {}
         self.asked = []
         self.over = threading.Event()
         mirror = self
@@ -30,6 +35,12 @@ class Mirror:
                 mirror.answer(self, body=False)
 
             def do_GET(self):
+                mirror.answer(self, body=True)
+
+            def do_POST(self):
+                mirror.answer(self, body=True)
+
+            def do_PUT(self):
                 mirror.answer(self, body=True)
 
             def log_message(self, *args):
@@ -56,7 +67,10 @@ class Mirror:
             self.over.wait(60)
             request.close_connection = True
             return
-        status, headers, content = self.find(request.path)
+        if request.command in ("POST", "PUT"):
+            status, headers, content = self.write(request)
+        else:
+            status, headers, content = self.find(request.path)
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)
@@ -83,6 +97,82 @@ class Mirror:
             return 404, {**headers, "X-Error-Code": "EntryNotFound"}, b""
         content = revisions[revision][filename]
         return 200, {**headers, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}, content
+
+    def write(self, request):
+        """Take what huggingface_hub sends: a new repository, large files, a commit."""
+        sent = b"".join(_sent(request))
+        path = request.path.partition("?")[0]
+        if self.status is not None:
+            return self.status, {}, b""
+        if request.command == "PUT":  # where an answer below pointed to
+            self._large[path.rpartition("/")[2]] = sent
+            return 200, {}, b""
+        owner = self.writers.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        if owner is None:
+            return 401, {}, b""
+        if path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self._create(owner, json.loads(sent))
+        owned = path.removeprefix("/api/models").partition(".git/")[0]
+        name = "/".join(owned.split("/")[1:3])
+        if name.partition("/")[0] != owner:
+            return 403, {}, b""
+        if "/preupload/" in path:
+            modes = [
+                {"path": file["path"], "uploadMode": self.mode(file), "shouldIgnore": False}
+                for file in json.loads(sent)["files"]
+            ]
+            return _json({"files": modes})
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = [
+                {**file, "actions": {"upload": {"href": f"{self.url}/large/{file['oid']}"}}}
+                for file in json.loads(sent)["objects"]
+            ]
+            return _json({"transfer": "basic", "objects": objects})
+        return self._commit(name, [json.loads(line) for line in sent.splitlines()])
+
+    @staticmethod
+    def mode(file):
+        return "lfs" if file["path"].endswith(".safetensors") else "regular"
+
+    def _create(self, owner, asked):
+        name = f"{asked['organization']}/{asked['name']}"
+        if asked["organization"] != owner:
+            return 403, {}, b""
+        known = name in self.repositories
+        self.repositories.setdefault(name, {"main": {}})
+        if not known and (asked.get("private") or asked.get("visibility") == "private"):
+            self.private.add(name)
+        return _json({"url": f"{self.url}/{name}"}, 409 if known else 200)
+
+    def _commit(self, name, entries):
+        files = self.repositories[name]["main"]
+        for entry in entries:
+            value = entry["value"]
+            if entry["key"] == "header":
+                self.messages.append(value["summary"])
+            elif entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self._large.pop(value["oid"])
+        commit = commit_of(name, "main")
+        return _json({"commitUrl": f"{self.url}/{name}/commit/{commit}", "commitOid": commit})
+
+
+def _sent(request):
+    """The body of a request, as a whole or in the chunks that it came in."""
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        yield request.rfile.read(int(request.headers["Content-Length"]))
+        return
+    while size := int(request.rfile.readline(), 16):
+        yield request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+
+
+def _json(content, status=200):
+    return status, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
 
 def commit_of(name, revision):
