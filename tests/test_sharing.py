@@ -337,10 +337,10 @@ def changed(adapter, **parameters):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (lambda a: pickle.dumps("a program"), "damaged or no safetensors file"),
-        (lambda a: a[:-4], "damaged or no safetensors file"),
-        (lambda a: a[:-4] + b"\0\0\0\0", "its checksum is another one"),
-        (lambda a: save({"x": np.zeros(3, np.float32)}), "no adapter of skclipsvd"),
+        (lambda a: pickle.dumps("a program"), "damaged or not a safetensors file"),
+        (lambda a: a[:-4], "damaged or not a safetensors file"),
+        (lambda a: a[:-4] + b"\0\0\0\0", "its checksum has changed"),
+        (lambda a: save({"x": np.zeros(3, np.float32)}), "not an adapter of skclipsvd"),
         (lambda a: changed(a, model_name="hf-hub:evil/base"), "a file is not allowed to choose"),
         (lambda a: changed(a, model_name="local-dir:/etc"), "a file is not allowed to choose"),
         (lambda a: changed(a, pretrained="/etc/passwd"), "a file is not allowed to choose"),
