@@ -191,7 +191,7 @@ def test_info(model, capsys):
         ("train TREE -o no/such/x.safetensors", "the folder .* does not exist; create it"),
         ("train TREE -o MODEL", "exists; name another file, or pass --overwrite"),
         ("predict NOWHERE TREE", "no such adapter file"),
-        ("predict MODEL EMPTY", "holds no images"),
+        ("predict MODEL EMPTY", "holds no files whose names"),
         ("predict MODEL TREE --out photo.jpg", "--out photo.jpg: name a .csv file"),
         ("predict MODEL TREE --top-k 9", "top_k must be from 1 to 3"),
         ("evaluate MODEL TREE --part dev", "has no part dev, only train, test"),
