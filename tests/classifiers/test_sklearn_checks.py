@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import check_estimator
     [
         (SVD, 67),
         (LORA, 67),
-        (SO, 67),
+        pytest.param(SO, 67, marks=pytest.mark.slow),
         (ZERO_SHOT, 59),
         (ENCODER, 45),
         (TWO_STAGE, 54),
