@@ -208,9 +208,9 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
             known = getattr(self, "adapter_fingerprint_", None)  # 0.1.0 did not keep it
             if known is not None and known != self._adapter_fingerprint():
                 raise ValueError(
-                    "classifier was fitted again, or exchanged, since this CLIPEncoder was fitted: "
-                    "its embeddings are others now. Fit the encoder, and what was fitted on its "
-                    "embeddings, again."
+                    "classifier was fitted again, or exchanged, since this CLIPEncoder was fitted, "
+                    "so its embeddings would differ. Fit the encoder again, and what was fitted "
+                    "on its embeddings."
                 )
             return self._embed(model, backbone, items)
 

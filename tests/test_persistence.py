@@ -174,10 +174,10 @@ def test_a_file_that_is_no_adapter(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such adapter file"):
         load_adapter(tmp_path / "nowhere.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
         load_adapter(tmp_path / "text.safetensors")
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no adapter of skclipsvd"):
+    with pytest.raises(ValueError, match="not an adapter of skclipsvd"):
         load_adapter(tmp_path / "other.safetensors")
 
 

@@ -88,8 +88,18 @@ def test_an_estimate_says_that_a_fit_may_end_sooner(small_model, photographs, ca
     CLIPSVDClassifier(small_model, **settings).fit(*photographs)
     CLIPSVDClassifier(small_model, epochs=6, **settings).fit(*photographs)
     estimates = [line for line in lines(capsys.readouterr().err) if "will take about" in line]
-    assert estimates[0].endswith(" s, or less if the loss falls below 0.1 before")
+    assert estimates[0].endswith(" s, or less if the loss falls below 0.1 earlier")
     assert estimates[1].endswith(" s")
+
+
+def test_a_fit_that_ended_sooner_says_after_how_many_steps(digits, capsys):
+    clf = CLIPSVDClassifier("tiny", augment=False, random_state=0, verbose=1)
+    clf.fit(digits[0][:40], digits[1][:40])
+    assert clf.n_iter_ < clf.n_steps_
+    (end,) = [line for line in lines(capsys.readouterr().err) if line.startswith("training, ")][1:]
+    assert f": stopped after {clf.n_iter_} steps, loss " in end
+    clf.set_params(max_steps=3).fit(digits[0][:40], digits[1][:40])
+    assert "stopped" not in capsys.readouterr().err
 
 
 def test_nothing_is_said_by_default(small_model, data, capsys):
@@ -108,7 +118,7 @@ def test_two_says_more(small_model, photographs, capsys, tmp_path):
     assert not [line for line in first if line.startswith(("step", "checkpoint written"))]
     assert len([line for line in more if re.match(r"step \d of 6: loss", line)]) == 2
     assert len([line for line in more if line.startswith("checkpoint written")]) == 1
-    assert_in_order([r"checkpoint removed, the fit is done"], first)
+    assert_in_order([r"checkpoint removed, the fit is complete"], first)
 
 
 @pytest.mark.parametrize("kind", [CLIPSVDClassifier, CLIPLoRAClassifier, CLIPZeroShotClassifier])

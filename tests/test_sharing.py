@@ -122,6 +122,16 @@ def test_the_card_says_what_was_fitted(hub, clf):
     assert hub.messages == ["CLIPSVDClassifier of 10 classes, by skclipsvd 0.1.0"]
 
 
+def test_a_strength_is_on_the_card(hub, digits):
+    clf = CLIPSVDClassifier("tiny", max_steps=2, augment=False, random_state=0)
+    clf = clf.fit(digits[0][:20], digits[1][:20])
+    push_to_hub(clf, "lab/digits")
+    assert "| strength |" not in card_on(hub)[1]
+    push_to_hub(clf.with_strength(0.25), "lab/digits")
+    row = "| strength | 0.25, where 0 is the frozen model and 1 the fit |"
+    assert row in card_on(hub)[1]
+
+
 def test_a_head_is_on_the_card(hub, digits):
     clf = CLIPSVDClassifier("tiny", max_steps=2, augment=False, head="logistic", random_state=0)
     push_to_hub(clf.fit(digits[0][:60], digits[1][:60]), "lab/digits")
@@ -330,10 +340,10 @@ def changed(adapter, **parameters):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (lambda a: pickle.dumps("a program"), "damaged or no safetensors file"),
-        (lambda a: a[:-4], "damaged or no safetensors file"),
-        (lambda a: a[:-4] + b"\0\0\0\0", "its checksum is another one"),
-        (lambda a: save({"x": np.zeros(3, np.float32)}), "no adapter of skclipsvd"),
+        (lambda a: pickle.dumps("a program"), "damaged or not a safetensors file"),
+        (lambda a: a[:-4], "damaged or not a safetensors file"),
+        (lambda a: a[:-4] + b"\0\0\0\0", "its checksum has changed"),
+        (lambda a: save({"x": np.zeros(3, np.float32)}), "not an adapter of skclipsvd"),
         (lambda a: changed(a, model_name="hf-hub:evil/base"), "a file is not allowed to choose"),
         (lambda a: changed(a, model_name="local-dir:/etc"), "a file is not allowed to choose"),
         (lambda a: changed(a, pretrained="/etc/passwd"), "a file is not allowed to choose"),

@@ -18,12 +18,13 @@ _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 
 # What a program measures under an option; without one, its docstring's first line says it.
 _OF_OPTIONS = {
-    "digits-defaults": "Handwritten digits, by fits that are told neither rate nor length.",
+    "digits-defaults": "Handwritten digits, by fits with the default learning rate and length.",
     "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
     "methods-photographs": "The methods side by side on eight sets of photographs.",
     "soak-files": "Load: one prediction of 20,000 files, its answers and its memory.",
     "step-profile": "Where the time of one training step of ViT-B/16 goes, by kind of operation.",
     "step-rates": "How fast this machine multiplies matrices of the shapes that a step needs.",
+    "versions-convolutional": "Convolutional image towers: this version against the first one.",
 }
 
 # In a table of scores by shots, the rows say all but this.

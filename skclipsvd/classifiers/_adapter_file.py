@@ -109,7 +109,7 @@ def read_adapter(
     """
     header, arrays = _read(path, called)
     if not isinstance(header, dict):
-        raise ValueError(f"{called} is a safetensors file, but no adapter of skclipsvd.")
+        raise ValueError(f"{called} is a safetensors file, but not an adapter of skclipsvd.")
     if header.get("format") not in _FORMATS:
         raise ValueError(
             f"{called} has adapter format {header.get('format')!r}; this version reads up to "
@@ -156,11 +156,11 @@ def _read(path: Path, called: str) -> tuple[Any, dict[str, NDArray]]:
         said = header.pop(_CHECKSUM, None) if isinstance(header, dict) else None
         is_whole = said in (None, _checksum(header, arrays))
     except (SafetensorError, OSError, *_MISFITS) as error:
-        raise ValueError(f"{called} is damaged or no safetensors file ({error}).") from error
+        raise ValueError(f"{called} is damaged or not a safetensors file ({error}).") from error
     if not is_whole:
         raise ValueError(
-            f"{called} is damaged: its checksum is another one than when it was written. Use "
-            "another copy, or save the classifier again."
+            f"{called} is damaged: its checksum has changed since it was written. Use another "
+            "copy, or save the classifier again."
         )
     return header, arrays
 
@@ -189,7 +189,7 @@ def _check_backbone(
         asked = ", ".join(parts)
         raise ValueError(
             f"{called} names the backbone {asked}, and a file is not allowed to choose a folder, a "
-            "repository or a checkpoint. If you trust where that comes from, say it yourself: "
+            "repository or a checkpoint. If you trust that backbone, name it yourself: "
             f"load_adapter({called!r}, {asked})."
         )
 

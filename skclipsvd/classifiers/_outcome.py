@@ -135,12 +135,12 @@ class FitOutcome:
         if found is None:
             return None
         if not found.n_wrong:
-            note("no prediction changed: the training images looked at were all right before")
+            note("no prediction changed: the training images that were checked were right before")
             return None
         which = "its" if found.n_looked_at == len(self.task.labels) else "the most doubtful"
         return (
-            f"fit changed the prediction of none of {which} {found.n_looked_at} training images, "
-            f"{found.n_wrong} of which are wrong as before; {self._advice()}."
+            f"fit changed none of the predictions for {which} {found.n_looked_at} training images "
+            f"(still wrong: {found.n_wrong}); {self._advice()}."
         )
 
     def _check_image(self, model: nn.Module) -> None:
@@ -175,6 +175,6 @@ class FitOutcome:
                 f"part: change lr (it is {self.recipe.lr:.3g}), or validate on more images"
             )
         return (
-            f"raise lr (it is {self.recipe.lr:.3g}) or take more steps with max_steps or epochs "
-            f"(it took {len(self.state.losses)})"
+            f"raise lr (it is {self.recipe.lr:.3g}) or train for more steps with max_steps or "
+            f"epochs (it took {len(self.state.losses)})"
         )

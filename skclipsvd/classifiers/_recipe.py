@@ -102,10 +102,10 @@ class RecipeMixin(BaseEstimator):
             return 1.0
         n_images = min(n_images, STARTING_IMAGES)
         dtype = choose_dtype(self.precision, task.backbone.device)
-        what = f"finding out how much is to be learnt, from {n_images} images"
+        what = f"measuring how much there is to learn, on {n_images} images"
         model = self._start(task.backbone)
         text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
         with phase(what, n_images, "image") as bar:
             loss = starting_loss(task, model, text.to(task.backbone.device), dtype, bar.advance)
-            bar.result = f"their loss is {loss:.2f} times a guess's"
+            bar.result = f"the loss is {loss:.2f} times that of guessing"
         return loss

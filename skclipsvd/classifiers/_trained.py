@@ -333,7 +333,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             check_consistent_length(validation.items, validation.labels)
             unknown = np.setdiff1d(validation.labels, classes)
             if len(unknown):
-                raise ValueError(f"y_val has labels that y has not: {unknown[:10].tolist()!r}.")
+                raise ValueError(f"y_val has labels that are not in y: {unknown[:10].tolist()!r}.")
             check_exist(validation.items, validation.name)
         elif self.early_stopping:
             given.check_split(self.validation_fraction)

@@ -105,8 +105,9 @@ class TrainingSet:
         n_val = self.n_validation(fraction)
         if counts.min() < 2 or n_val + len(counts) > len(self):
             raise ValueError(
-                f"early_stopping=True cannot cut a validation part of {n_val} off {len(self)} "
-                "images with every class in both; give it more images, or pass X_val and y_val."
+                f"early_stopping=True cannot set aside {n_val} of {len(self)} images for "
+                "validation and keep every class in both parts; use more images, or pass X_val "
+                "and y_val."
             )
 
     def split(self, fraction: float, rng: np.random.RandomState) -> tuple[Self, Self]:

@@ -59,9 +59,9 @@ def warn_of_bare_labels(labels: Sequence[Any], templates: str | Sequence[str]) -
         )
     if len(labels) == 2:
         advice += (
-            " OneVsRestClassifier, OneVsOneClassifier and OutputCodeClassifier number anew for "
-            "every classifier, so that no words fit; this classifier takes all classes at once "
-            "without them."
+            " OneVsRestClassifier, OneVsOneClassifier and OutputCodeClassifier number the labels "
+            "differently for each of their classifiers, so that no words fit; this classifier "
+            "takes all classes at once without them."
         )
     warn(
         f"The labels are {kind}, and CLIP reads {example!r}: it does not know what they mean. "
@@ -133,8 +133,8 @@ def _check_distinct(labels: Sequence[Any], prompts: Prompts, lost: dict[int, str
             f"{advice}, and a template with {{}} within the first {prompts.tokens.shape[1]} tokens."
         )
     warn(
-        "The model reads the same tokens for different classes, and never predicts any but the "
-        f"first of them: {problem}. {advice}.",
+        "The model reads the same tokens for different classes, and can predict only the first "
+        f"of them: {problem}. {advice}.",
         IndistinctClassesWarning,
     )
 

@@ -132,7 +132,7 @@ def _images(given: Path) -> list[str]:
         return [str(given)]
     found = list_images(given)
     if not found:
-        raise ValueError(f"{given} holds no images, by their extensions.")
+        raise ValueError(f"{given} holds no files whose names are those of images.")
     return found
 
 
@@ -140,14 +140,14 @@ def _evaluate(options: _Options) -> None:
     out = options.pop("out")
     if out is not None:
         if importlib.util.find_spec("matplotlib") is None:  # before the work, not after it
-            raise ImportError("--out draws a picture; `pip install 'skclipsvd[plot]'` for it.")
+            raise ImportError("--out draws a picture; it needs `pip install 'skclipsvd[plot]'`.")
         Path(out).mkdir(parents=True, exist_ok=True)
     data = load_folder(options.pop("folder"), split=options.pop("split"))
     part = _part(data, options.pop("part") or "test")
     if list(data.splits) == ["all"]:
         print(
-            f"note: {data.name} has no part test/, so all of its images are tested on. If it was "
-            "trained on them, new images will come out worse.",
+            f"note: {data.name} has no part test/, so all of its images are tested on. If the "
+            "classifier was trained on them, expect a lower accuracy on new images.",
             file=sys.stderr,
         )
     clf = _load(options)
@@ -252,7 +252,7 @@ def _check_output(file: str, *, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{file} exists; name another file, or pass --overwrite.")
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{file}: the folder {path.parent} may not be written to.")
+        raise PermissionError(f"{file}: you have no permission to write to {path.parent}.")
     return path
 
 

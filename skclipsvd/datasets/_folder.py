@@ -228,7 +228,7 @@ def _loose_images(root: Path) -> list[str]:
 
 def _in_no_class(root: Path, loose: list[str]) -> ValueError:
     return ValueError(
-        f"{root / loose[0]} is in no class folder ({len(loose)} such images); move each image "
+        f"{root / loose[0]} is not in a class folder ({len(loose)} such images); move each image "
         "into a folder named after its class."
     )
 
@@ -269,12 +269,12 @@ def _skipped(found: Mapping[str, Contents]) -> str:
     if files:
         counts = ", ".join(f"{n} x {kind}" for kind, n in kinds.most_common(5))
         sentences.append(
-            f"skipped {len(files)} files that are no images by their names ({counts}), first "
+            f"skipped {len(files)} files whose names are not those of images ({counts}), first "
             f"{files[0]}."
         )
     if empty := [name for name, held in found.items() if not held.images]:
         sentences.append(
-            f"Without an image, and no classes: {', '.join(empty)[:200]} ({len(empty)})."
+            f"Not classes, because they hold no image: {', '.join(empty)[:200]} ({len(empty)})."
         )
     return " ".join(sentences)
 
@@ -316,8 +316,8 @@ def _read_csv_split(file: Path, root: Path) -> Items:
             rows = list(_csv_rows(file, root, csv.DictReader(stream)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
-            f"{file} is no CSV file in UTF-8 ({error}); save it as such: Excel calls that "
-            '"CSV UTF-8".'
+            f"{file} is not a CSV file in UTF-8 ({error}); save it in that format, which Excel "
+            'calls "CSV UTF-8".'
         ) from error
     if not rows:
         raise ValueError(f"{file} lists no images.")

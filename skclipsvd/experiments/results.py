@@ -197,7 +197,9 @@ def _parse(content: bytes, path: Path) -> list[Row]:
     try:
         table = list(csv.reader(io.StringIO(lines.decode("utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file of results ({error}); name another one.") from None
+        raise ValueError(
+            f"{path} is not a CSV file of results ({error}); name another one."
+        ) from None
     if not table:
         return []
     if tuple(table[0]) != COLUMNS:

@@ -257,9 +257,9 @@ def _integers_to_rgb(image: Image.Image) -> Image.Image:
     top = next(top for top in (255, 4095, 65535) if largest <= top)
     if 0 < largest <= 4095:
         warn(
-            f"Greyscale pixels in 16 or 32 bits that never exceed {top} are shown as {top} = "
-            "white, file by file. Where a data set also has brighter files, scale all of them to "
-            "uint8 in one way first.",
+            f"Greyscale pixels in 16 or 32 bits that never exceed {top} are shown with {top} as "
+            "white; each file is judged by itself. If other files of the data set are brighter, "
+            "scale all of them to uint8 in the same way first.",
             BitDepthWarning,
         )
     return Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8)).convert("RGB")

@@ -182,7 +182,7 @@ def _of_pair(index: int, pair: tuple[Any, Any]) -> Item:
     if isinstance(pair[0], Image.Image) or hasattr(pair[0], "__array__"):
         return _as_item(index, pair[0])
     raise TypeError(
-        f"X[{index}] is a pair, {short(pair)[:100]}; pass images and labels apart: X, y = zip(*X)."
+        f"X[{index}] is a pair, {short(pair)[:100]}; separate images and labels: X, y = zip(*X)."
     )
 
 

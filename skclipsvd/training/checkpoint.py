@@ -24,7 +24,8 @@ from ..exceptions import CheckpointWarning, warn
 from ..progress import detail, note
 
 INTERRUPTED = (
-    "fit interrupted. The same call goes on from the checkpoint {}; delete that file to begin anew."
+    "fit interrupted. The same call continues from the checkpoint {}; delete that file to start "
+    "over."
 )
 # Raised where what a checkpoint holds means something else.
 _FORMAT = 1
@@ -104,7 +105,8 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             self._can_write = False
             warn(
-                f"the checkpoint {self.path} cannot be written ({error}); the fit goes on without.",
+                f"the checkpoint {self.path} cannot be written ({error}); the fit goes on without "
+                "it.",
                 CheckpointWarning,
             )
         else:
@@ -116,7 +118,7 @@ class Checkpoint:
         if self.path.exists():
             with suppress(OSError):  # no longer ours to remove
                 self.path.unlink()
-                note("checkpoint removed, the fit is done: %s", self.path)
+                note("checkpoint removed, the fit is complete: %s", self.path)
 
     @contextmanager
     def named_on_interrupt(self) -> Iterator[None]:
@@ -135,7 +137,7 @@ class Checkpoint:
             return _snapshot(self.path, self.identity)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             warn(
-                f"the checkpoint {self.path} is damaged ({error}); the fit begins anew and "
+                f"the checkpoint {self.path} is damaged ({error}); the fit starts over and "
                 "replaces it.",
                 CheckpointWarning,
             )

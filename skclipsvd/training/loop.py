@@ -157,7 +157,9 @@ def _told(state: TrainingState, recipe: Recipe) -> Iterator[_Told]:
     with phase(what, recipe.n_steps, "step", done=done, keep=True) as bar:
         told = _Told(bar, recipe)
         yield told
-        bar.result = told.summary(state)
+        stopped = len(state.losses) < recipe.n_steps
+        after = f"stopped after {len(state.losses)} steps, " if stopped else ""
+        bar.result = after + told.summary(state)
 
 
 class _Told:
@@ -165,7 +167,7 @@ class _Told:
 
     def __init__(self, bar: Bar, recipe: Recipe):
         self.bar, self.n_steps = bar, recipe.n_steps
-        self.or_sooner = f", or less if the loss falls below {recipe.learnt_loss:g} before"
+        self.or_sooner = f", or less if the loss falls below {recipe.learnt_loss:g} earlier"
         if not recipe.learnt_loss:
             self.or_sooner = ""
         self.n_taken, self.since = 0, 0.0

@@ -164,11 +164,11 @@ def test_validation_parts_that_make_no_sense(classifier, photographs):
     paths, labels = photographs
     with pytest.raises(ValueError, match="belong together"):
         classifier.fit(paths, labels, X_val=paths)
-    with pytest.raises(ValueError, match=r"y_val has labels that y has not: \['tree'\]"):
+    with pytest.raises(ValueError, match=r"y_val has labels that are not in y: \['tree'\]"):
         classifier.fit(paths, labels, X_val=paths[:2], y_val=["tree", "temple"])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         classifier.fit(paths, labels, X_val=["nowhere.jpg"], y_val=["temple"])
-    with pytest.raises(ValueError, match="give it more images"):
+    with pytest.raises(ValueError, match="use more images"):
         classifier.set_params(early_stopping=True).fit(paths[9:12], labels[9:12])
 
 

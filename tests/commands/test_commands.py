@@ -69,6 +69,13 @@ def test_train_writes_what_the_estimator_would(tree, model):
         np.testing.assert_array_equal(clf.singular_values_[name], values)
 
 
+def test_train_takes_a_head(tree, tmp_path):
+    file = tmp_path / "head.safetensors"
+    options = ["--model", "tiny", "--no-augment", "--max-steps", "1", "--head", "logistic"]
+    assert main(["train", str(tree), "-o", str(file), *options, "--quiet"]) == 0
+    assert load_adapter(file).head_coef_.shape == (3, 128)
+
+
 def test_train_reads_words_for_prompts_and_another_method(tree, tmp_path, capsys):
     words = tmp_path / "words.json"
     words.write_text(json.dumps({"one": "a stroke", "zero": "a ring", "seven": "a hook"}))
@@ -191,7 +198,7 @@ def test_info(model, capsys):
         ("train TREE -o no/such/x.safetensors", "the folder .* does not exist; create it"),
         ("train TREE -o MODEL", "exists; name another file, or pass --overwrite"),
         ("predict NOWHERE TREE", "no such adapter file"),
-        ("predict MODEL EMPTY", "holds no images"),
+        ("predict MODEL EMPTY", "holds no files whose names"),
         ("predict MODEL TREE --out photo.jpg", "--out photo.jpg: name a .csv file"),
         ("predict MODEL TREE --top-k 9", "top_k must be from 1 to 3"),
         ("evaluate MODEL TREE --part dev", "has no part dev, only train, test"),

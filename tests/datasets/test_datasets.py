@@ -173,7 +173,7 @@ def test_folder_tree(tmp_path):
     root = tmp_path / "my images"
     touch(root, "cat/b.JPG", "cat/a.jpeg", "cat/deep er/ö.WebP", "Bär/1.Png", "cat/notes.txt")
     touch(root, "cat/.hidden.png", ".git/x.png", "cat/.thumbs/1.png", "readme.md", "empty/x.txt")
-    skipped = r"skipped 2 files .*\(2 x \.txt\).*no classes: empty \(1\)"
+    skipped = r"skipped 2 files .*\(2 x \.txt\).*Not classes.*: empty \(1\)"
     with pytest.warns(SkippedFilesWarning, match=skipped):
         dataset = load_folder(root)
     assert isinstance(dataset, Dataset)
@@ -207,7 +207,7 @@ def test_folder_errors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(load_folder("train").splits["all"].paths[0]).is_absolute()
     touch(tmp_path, "train/loose.jpg")
-    with pytest.raises(ValueError, match=r"loose\.jpg is in no class folder"):
+    with pytest.raises(ValueError, match=r"loose\.jpg is not in a class folder"):
         load_folder("train")
 
 
@@ -257,7 +257,7 @@ def test_parts_of_a_tree_errors(tmp_path):
     with pytest.raises(ValueError, match=r"has the class folders 'Cat' and 'cat'"):
         load_folder(tmp_path / "case")
     touch(tmp_path / "loose", "train/a/1.png", "test/1.png")
-    with pytest.raises(ValueError, match=r"1\.png is in no class folder"):
+    with pytest.raises(ValueError, match=r"1\.png is not in a class folder"):
         load_folder(tmp_path / "loose")
 
 
@@ -299,7 +299,7 @@ def test_csv_names_file_encoding_and_spellings(tmp_path):
     touch(tmp_path, "a/1.png")
     file = tmp_path / "list.csv"
     for content, message in (
-        ("path,label\nö.png,a\n".encode("latin-1"), r"list\.csv is no CSV file in UTF-8"),
+        ("path,label\nö.png,a\n".encode("latin-1"), r"list\.csv is not a CSV file in UTF-8"),
         (b"path;label\n1.png;a\n", "Write commas between them"),
         (b"path,label\na/1.png,cat\na/1.png,Cat \n", "labels 'Cat ' and 'cat'"),
         (b"path,label,split\na/1.png,c,test\na/1.png,c,test \n", "parts 'test' and 'test '"),
@@ -318,7 +318,7 @@ def test_a_class_that_is_skipped_as_a_whole_is_told(tmp_path, name):
     """By name, with the number of its files and their extension."""
     touch(tmp_path, "cat/1.png", f"dog/{name}", f"dog/more/{name}")
     kind = re.escape(Path(name).suffix.lower() or "no extension")
-    said = rf"skipped 2 files .*\(2 x {kind}\), first .*dog.*no classes: dog \(1\)"
+    said = rf"skipped 2 files .*\(2 x {kind}\), first .*dog.*Not classes.*: dog \(1\)"
     with pytest.warns(SkippedFilesWarning, match=said):
         assert load_folder(tmp_path).class_names == ("cat",)
 

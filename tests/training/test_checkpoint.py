@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_said_and_not_used(small_model, photographs, tmp
     middle = len(whole) // 2
     for damaged in (b"", whole[:-20], whole[:middle] + b"\xff" + whole[middle + 1 :]):
         path.write_bytes(damaged)
-        with pytest.warns(CheckpointWarning, match="is damaged.*begins anew"):
+        with pytest.warns(CheckpointWarning, match="is damaged.*starts over"):
             again = clone(classifier).fit(*photographs)
         assert_same_fit(again, classifier.set_params(checkpoint_dir=None).fit(*photographs))
         classifier.set_params(checkpoint_dir=tmp_path)
