@@ -62,6 +62,7 @@ METHODS = {
     "SO": ("so", {}),
     "CLIP-LoRA": ("lora", {}),
     "CLIP-SVD": ("svd", {}),
+    "CLIP-SVD, head": ("svd", {"head": "logistic"}),
     "CLIP-SVD, two stages": ("two-stage-svd", {}),
 }
 # Of Tip-Adapter and ProKeR, tried by --choose.
