@@ -119,6 +119,16 @@ def test_the_card_says_what_was_fitted(hub, clf):
     assert hub.messages == ["CLIPSVDClassifier of 10 classes, by skclipsvd 0.1.0"]
 
 
+def test_a_strength_is_on_the_card(hub, digits):
+    clf = CLIPSVDClassifier("tiny", max_steps=2, augment=False, random_state=0)
+    clf = clf.fit(digits[0][:20], digits[1][:20])
+    push_to_hub(clf, "lab/digits")
+    assert "| strength |" not in card_on(hub)[1]
+    push_to_hub(clf.with_strength(0.25), "lab/digits")
+    row = "| strength | 0.25, where 0 is the frozen model and 1 the fit |"
+    assert row in card_on(hub)[1]
+
+
 def test_a_head_is_on_the_card(hub, digits):
     clf = CLIPSVDClassifier("tiny", max_steps=2, augment=False, head="logistic", random_state=0)
     push_to_hub(clf.fit(digits[0][:60], digits[1][:60]), "lab/digits")

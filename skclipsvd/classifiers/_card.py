@@ -145,6 +145,8 @@ def _fit(estimator: BaseCLIPClassifier) -> Iterable[tuple[str, str]]:
     yield "estimator", type(estimator).__name__
     n = estimator.n_parameters_
     yield "parameters tuned", f"{fitted.get('n_parameters_tuned_', 0):,} of {n:,}"
+    if "strength_" in fitted:
+        yield "strength", f"{fitted['strength_']:.3g}, where 0 is the frozen model and 1 the fit"
     if "head_weight_" in fitted:
         share = fitted["head_weight_"]
         yield "head", f"a logistic regression on the embeddings, {share:.0%} of the score"

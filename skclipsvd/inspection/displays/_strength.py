@@ -164,14 +164,13 @@ class StrengthCurveDisplay:
             for (_, _, name, values), clf in zip(given, sides, strict=True)
         ]
         items = [
-            _checked_items(name, images, backbone, estimator.n_jobs) for name, images, _, _ in given
+            _checked_items(name, images, answers, backbone, estimator.n_jobs)
+            for (name, images, *_), answers in zip(given, labels, strict=True)
         ]
-        for one, answers in zip(items, labels, strict=True):
-            check_consistent_length(one, answers)
         scores = [
             [
-                clf.with_strength(place).score(*given)
-                for clf, *given in zip(sides, items, labels, strict=True)
+                clf.with_strength(place).score(images, answers)
+                for clf, images, answers in zip(sides, items, labels, strict=True)
             ]
             for place in places
         ]
@@ -246,13 +245,16 @@ def _checked_labels(name: str, values: ArrayLike, classes: NDArray) -> NDArray:
     return labels
 
 
-def _checked_items(name: str, images: Images, backbone: Backbone, n_jobs: int | None) -> list[Item]:
+def _checked_items(
+    name: str, images: Images, labels: NDArray, backbone: Backbone, n_jobs: int | None
+) -> list[Item]:
     """Decode images once, for all strengths; what cannot be read is named by where it was given."""
 
     def place(index: int) -> str:
         return f"{name}[{index}]"
 
     items = as_items(images)
+    check_consistent_length(items, labels)
     check_exist(items, place)
     decode_all(items, backbone.preprocess, decoding_threads(n_jobs), name=place)
     return items
