@@ -36,7 +36,7 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "--epochs": dict(type=int, metavar="N"),
     "--max-steps": dict(type=int, metavar="N"),
     "--lr": dict(type=float, metavar="RATE"),
-    "--head": dict(choices=("logistic",), help="what answers beside the words of the classes"),
+    "--head": dict(choices=("logistic",), help="what to use besides the words of the classes"),
     "--no-augment": dict(dest="augment", action="store_false", default=None,
                          help="no crops and mirror images; if left and right matter"),
     "--early-stopping": dict(action="store_true", default=None,
