@@ -118,6 +118,8 @@ def fit_candidate(candidate: str, backbone: str, data: Study, rows, shots: int, 
     if kind == "full":
         # The automatic rate as it is where the backbone knows nothing of the classes.
         given["lr"] = automatic_lr(clf.n_steps_for(len(rows)), shots, 1.0)
+    if given.pop("head", 0):
+        clf.head = "logistic"
     types = {"max_steps": int, "batch_size": int, "augment": bool}
     clf.set_params(**{name: types.get(name, float)(value) for name, value in given.items()})
     return clf.fit(data.paths[rows], data.labels[rows])

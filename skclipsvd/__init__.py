@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .classifiers import CLIPLoRAClassifier, CLIPSVDClassifier, CLIPZeroShotClassifier
     from .encoder import CLIPEncoder
     from .linear import CosineClassifier
+    from .open_set import OpenSetClassifier
     from .persistence import load_adapter, push_to_hub
     from .predictions import prediction_table
 else:  # a type checker would take every name for one that is there
@@ -40,6 +41,7 @@ __all__ = [
     "CLIPZeroShotClassifier",
     "CLIPEncoder",
     "CosineClassifier",
+    "OpenSetClassifier",
     "load_adapter",
     "push_to_hub",
     "prediction_table",
@@ -56,6 +58,7 @@ _MODULES = {
     "CLIPZeroShotClassifier": "classifiers",
     "CLIPEncoder": "encoder",
     "CosineClassifier": "linear",
+    "OpenSetClassifier": "open_set",
     "load_adapter": "persistence",
     "push_to_hub": "persistence",
     "prediction_table": "predictions",

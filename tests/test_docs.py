@@ -4,8 +4,8 @@ The snippets of a page run in order in one namespace, in an empty working direct
 ``photos`` of real photographs: ``photos/temple/0.jpg`` to ``9.jpg`` and ``photos/flower/...``.
 ``<!-- skip: reason -->`` on the line before a snippet leaves it out, where it truly cannot run:
 because it downloads weights, for instance. ``<!-- requires: scikit-learn>=1.9 -->`` leaves it out
-where what is installed is older. ``<!-- raises -->`` says that it ends in the error that the
-``text`` block after it quotes; ``...`` there stands for anything.
+where what is installed is older, or it is not installed. ``<!-- raises -->`` says that it ends in
+the error that the ``text`` block after it quotes; ``...`` there stands for anything.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,10 @@ class Snippet(NamedTuple):
     def can_run(self):
         if self.condition == "requires":
             needed = Requirement(self.detail)
-            return needed.specifier.contains(version(needed.name))
+            try:
+                return needed.specifier.contains(version(needed.name))
+            except PackageNotFoundError:
+                return False
         return self.condition is None
 
 

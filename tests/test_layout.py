@@ -26,7 +26,7 @@ LAYERS = [
     {"commands"},
     {"experiments"},
     {"__init__", "demo"},
-    {"inspection", "persistence", "predictions", "encoder"},
+    {"inspection", "persistence", "predictions", "encoder", "open_set"},
     {"classifiers"},
     {"training"},
     {"adaptation"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.mirror import Mirror, closed_port, commit_of, fresh_sessions, online
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from safetensors.numpy import load, save
 from sklearn.exceptions import NotFittedError
 
@@ -38,7 +38,10 @@ def reach(monkeypatch, tmp_path):
         url = getattr(mirror_or_url, "url", mirror_or_url)
         online(monkeypatch, url, tmp_path / "cache")
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the mirror does not speak it
+        # The lowest version of the client has cards checked by the hub that it knew when imported.
+        monkeypatch.setattr(hf_api, "ENDPOINT", url, raising=False)
+        # The mirror does not speak xet; the lowest version of the client does not either.
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         if token:

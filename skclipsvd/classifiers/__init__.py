@@ -6,6 +6,7 @@ from ._base import (
     TakesImages,
     UsesBackbone,
     adapter_fingerprint,
+    embeddings_and_scores,
     frozen_and_adapted,
     prompts_of,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "TakesImages",
     "UsesBackbone",
     "adapter_fingerprint",
+    "embeddings_and_scores",
     "frozen_and_adapted",
     "model_card",
     "prompts_of",

@@ -639,12 +639,7 @@ class BaseCLIPClassifier(
                 return answered_in_parts(X, self._scores, self.batch_size)
             items, backbone, model = self._ready(X)
             found = self._embed(model, backbone, items, head=self._scores_of)
-        if not np.isfinite(found).all():
-            raise ValueError(
-                "the adapted weights give no finite scores: the file that they came from is "
-                "damaged, or precision='fp16' is too narrow for them."
-            )
-        return found
+        return _checked_finite(found)
 
     def _scores_of(self, features: Tensor) -> Tensor:
         """Score images by their features: float32 unit vectors, from whatever model."""
@@ -696,3 +691,26 @@ def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:
 def prompts_of(clf: BaseCLIPClassifier, backbone: Backbone) -> Prompts:
     """Return the prompts of a fitted classifier's classes, on the backbone's device."""
     return clf._prompts(clf.classes_, backbone)
+
+
+def embeddings_and_scores(
+    clf: BaseCLIPClassifier, X: ImageStream
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the embeddings of images, and their scores for each class, in one pass.
+
+    Raises
+    ------
+    Exception
+        As `BaseCLIPClassifier.predict`.
+    """
+    embeddings = np.asarray(clf.transform(X))  # a frame, where `set_output` says so
+    return embeddings, _checked_finite(clf._scores_of(torch.from_numpy(embeddings)).numpy())
+
+
+def _checked_finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "the adapted weights give no finite scores: the file that they came from is "
+            "damaged, or precision='fp16' is too narrow for them."
+        )
+    return scores

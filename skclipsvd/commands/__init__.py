@@ -36,6 +36,7 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "--epochs": dict(type=int, metavar="N"),
     "--max-steps": dict(type=int, metavar="N"),
     "--lr": dict(type=float, metavar="RATE"),
+    "--head": dict(choices=("logistic",), help="what answers beside the words of the classes"),
     "--no-augment": dict(dest="augment", action="store_false", default=None,
                          help="where left and right matter, as for text"),
     "--early-stopping": dict(action="store_true", default=None,

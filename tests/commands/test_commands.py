@@ -69,6 +69,13 @@ def test_train_writes_what_the_estimator_would(tree, model):
         np.testing.assert_array_equal(clf.singular_values_[name], values)
 
 
+def test_train_takes_a_head(tree, tmp_path):
+    file = tmp_path / "head.safetensors"
+    options = ["--model", "tiny", "--no-augment", "--max-steps", "1", "--head", "logistic"]
+    assert main(["train", str(tree), "-o", str(file), *options, "--quiet"]) == 0
+    assert load_adapter(file).head_coef_.shape == (3, 128)
+
+
 def test_train_reads_words_for_prompts_and_another_method(tree, tmp_path, capsys):
     words = tmp_path / "words.json"
     words.write_text(json.dumps({"one": "a stroke", "zero": "a ring", "seven": "a hook"}))

@@ -20,6 +20,7 @@ from skclipsvd import (
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
+    OpenSetClassifier,
 )
 from skclipsvd.clip import Backbone, fingerprint
 from skclipsvd.experiments import TwoStageClassifier
@@ -116,6 +117,23 @@ class NumericTwoStage(NumericRows, TwoStageClassifier):
         return super().predict(self._paths(X))
 
 
+class NumericOpenSet(NumericRows, OpenSetClassifier):
+    def _fit_paths(self, paths, y, sample_weight):
+        OpenSetClassifier.fit(self, paths, y, sample_weight)
+
+    def score_samples(self, X):
+        return super().score_samples(self._paths(X))
+
+    def decision_function(self, X):
+        return super().decision_function(self._paths(X))
+
+    def predict_proba(self, X):
+        return super().predict_proba(self._paths(X))
+
+    def predict(self, X):
+        return super().predict(self._paths(X))
+
+
 _TRAINING = dict(max_steps=80, weight_decay=0.0, batch_size=1000, augment=False)
 SVD = NumericSVD("stand-in", lr=0.1, **_TRAINING)
 LORA = NumericLoRA(
@@ -124,6 +142,11 @@ LORA = NumericLoRA(
 ZERO_SHOT = NumericZeroShot("stand-in")
 ENCODER = NumericEncoder("stand-in")
 TWO_STAGE = NumericTwoStage(FirstStage("stand-in", lr=0.1, **_TRAINING))
+
+# A wanted rate of 0: the suite has as few as four rows, and knows no answer that is no class.
+OPEN_SET = NumericOpenSet(
+    FirstStage("stand-in", lr=0.1, **_TRAINING), false_alarm_rate=0, unknown=-1, cv=2
+)
 
 
 class _Block(nn.Module):
