@@ -102,4 +102,4 @@ print(f"from {threshold:.2f} up: {answers.mean():.0%} answered, {score:.1%} of t
 # %%
 # The classifier cannot say "none of these". An image of an unknown class gets the label of a known
 # one, often with high confidence. A threshold finds doubtful images of known classes, not images
-# of unknown classes; ``OpenSetClassifier`` :doc:`refuses those </unknown>`.
+# of unknown classes. For those there is :doc:`OpenSetClassifier </unknown>`.

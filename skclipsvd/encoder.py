@@ -55,11 +55,11 @@ class CLIPEncoder(UsesBackbone, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
         Number format of the matrix products: half precision on a GPU, float32 elsewhere.
     device : str, default="auto"
-        A torch device. ``"auto"`` takes a GPU where there is one.
+        A torch device. ``"auto"`` takes a GPU if there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
     verbose : int, default=0
-        1 says what goes on and shows a bar, 0 nothing.
+        1 shows progress in lines and a bar, 0 nothing.
 
     Attributes
     ----------

@@ -32,9 +32,9 @@ _SHOWN_OTHERWISE = ("data", "shots", "seed", "standard deviation", "by seed", "s
 
 _INDEX = """# Benchmarks
 
-Each page is made from a file that the repository holds, `benchmarks/results/NAME.json`, which its
-command writes. The command runs from the root of the repository, `python -m benchmarks.NAME`.
-[What the numbers do not say](../limits.md) is worth a look before comparing them with a paper's.
+Each page is made from a file in the repository, `benchmarks/results/NAME.json`, which the command
+on the page writes. Run the command from the root of the repository: `python -m benchmarks.NAME`.
+Read [the limits](../limits.md) before you compare these figures with those of a paper.
 
 {table}
 

@@ -33,13 +33,13 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     pretrained : str or None, default="openai"
         A tag of `open_clip.list_pretrained`, the path of a checkpoint file, or ``"TAG:PATH"`` for
         a file that is used with the tag's activation and pre-processing. None starts from random
-        weights (the same in every process), with a warning. Ignored for models that bring their
+        weights (the same in every process), with a warning. Ignored for models that have their
         own weights: ``"tiny"``, ``"local-dir:PATH"`` and ``"hf-hub:ID"``.
     templates : str or list of str, default="a photo of a {}."
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
     class_names : mapping of label to str or list of str, or list of these, optional
         Words for each label; a list has them in the order of the sorted labels. By default the
-        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        label itself, with spaces instead of underscores: labels that are numbers or booleans need
         words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
@@ -51,47 +51,48 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Which blocks to adapt: all, a third of each tower (``"top"`` is nearest to the output), or
         indices from the input; negative ones count from the output.
     head : {"logistic"} or None, default=None
-        Whether a logistic regression on the adapted embeddings of the training images answers
-        beside the class texts, and the score is the weighted mean of both: better on photographs in
-        our measurements, with any number of shots. It takes a forward pass per training image;
-        predictions cost the same. None leaves the answer to the texts, as published.
+        ``"logistic"`` also fits a logistic regression on the adapted embeddings of the training
+        images; the score is then the weighted mean of the scores of texts and regression: better on
+        photographs in our measurements, with any number of shots. It takes a forward pass per
+        training image; predictions cost the same. None uses the texts only, as published.
     epochs : int or "auto", default="auto"
         Passes over the images. Zero leaves CLIP as it is: exactly zero-shot. ``"auto"`` is 20
-        passes, but no fewer than 40 steps and no more than 200, unless 5 passes are more; and ends
-        after a pass whose mean training loss is below 0.1.
+        passes, but at least 40 steps and at most 200, or 5 passes if that is more; the fit stops
+        early, after a pass whose mean training loss is below 0.1.
     max_steps : int, optional
         Optimisation steps; overrides `epochs`.
     lr : float or "auto", default="auto"
         Learning rate of AdamW on the singular values; falls to 1e-6 along a cosine. ``"auto"``
-        is 0.03 for one image per class and 0.06 for 16 and more, growing with their fourth root;
-        but the rate times the steps is 6 at most; and where the loss of 32 training images before
-        the first step is less than half of a guess's, it is less in proportion, down to a third. A
-        study on several backbones and data sets chose that. The published rate for OpenAI's
-        ViT-B/16 is 5e-4, with 200 steps per shot.
+        is 0.03 for one image per class, growing with the fourth root of their number to 0.06 for
+        16 and more, but the rate times the number of steps is never above 6. If the loss of 32
+        training images before the first step is below half of that of guessing, the rate is
+        lowered in proportion, but never below a third. These numbers come from a study on several
+        backbones and data sets. The published rate for OpenAI's ViT-B/16 is 5e-4, with 200 steps
+        per shot.
     weight_decay : float, default=0.01
         Decoupled decay of the singular values towards zero.
     batch_size : int, default=32
         Images per step, in training and prediction.
     micro_batch_size : int, optional
         Images that pass through the model at once in training; gradients add up to those of the
-        whole batch. Lower it, not `batch_size`, where memory runs out.
+        whole batch. If memory runs out, lower this, not `batch_size`.
     checkpointing : bool, default=False
         Whether training keeps only each block's input and computes its activations again in the
-        backward pass: slower, for less memory.
+        backward pass: slower, but needs less memory.
     augment : bool, default=True
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
-        off where left and right matter, as for text.
+        off if left and right matter, as for text.
     label_smoothing : float in [0, 1), default=0.0
         Share of each target that is spread over all classes.
     class_weight : dict of label to float, "balanced" or None, default=None
         Weight of each class in the loss; ``"balanced"`` makes rare classes count as much as
         frequent ones.
     early_stopping : bool, default=False
-        Whether to stop when the validation part gets no better, and keep its best epoch (the
-        start included: the result is never worse there than zero-shot CLIP).
+        Whether to stop when the score on the validation part no longer improves, and keep the best
+        epoch. The start counts as one: on that part the result is never worse than zero-shot CLIP.
     validation_fraction : float in (0, 1), default=0.1
         Share of X to validate on with `early_stopping`; at least one image per class. Not used
-        where `fit` is given X_val and y_val.
+        if `fit` is given X_val and y_val.
     n_iter_no_change : int, default=10
         Epochs without a better one after which `early_stopping` stops.
     tol : float, default=1e-4
@@ -103,20 +104,20 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Number format of the matrix products: half precision on a GPU, float32 elsewhere. Singular
         values are always trained in float32.
     device : str, default="auto"
-        A torch device. ``"auto"`` takes a GPU where there is one.
+        A torch device. ``"auto"`` takes a GPU if there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
     random_state : int, RandomState instance or None, default=None
         Order of the images and random crops. An int makes `fit` repeatable.
     checkpoint_dir : str or path-like, optional
-        Folder where `fit` leaves a checkpoint every half minute, so that the same call goes on
-        after an interrupt, a kill or a crash, and ends with the same bits. The file is named by
-        parameters, images and weights: any number of fits may share the folder. It is removed when
-        the fit is done.
+        Folder where `fit` writes a checkpoint every half minute. After Ctrl-C, a kill or a crash,
+        the same call continues from it, with the same result to the last bit. The file's name
+        depends on parameters, images and weights: any number of fits may share the folder. The
+        file is removed when the fit is complete.
     verbose : int, default=0
-        0 says nothing. 1 says what goes on in lines and bars, in `fit` and in predictions. 2 says
-        more: every epoch, every checkpoint. The lines are records of the logger ``skclipsvd`` and
-        are left to your handlers where you have configured logging.
+        0 prints nothing. 1 shows progress in lines and bars, in `fit` and in predictions. 2 shows
+        more: every epoch, every checkpoint. The lines are records of the logger ``skclipsvd``; if
+        you have configured logging, your handlers get them instead.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         Prompts with ``{}`` for the class text; several are averaged as unit vectors.
     class_names : mapping of label to str or list of str, or list of these, optional
         Words for each label; a list has them in the order of the sorted labels. By default the
-        label's own text, with spaces for underscores: labels that are bare numbers or booleans need
+        label itself, with spaces instead of underscores: labels that are numbers or booleans need
         words.
     logit_scale : float, optional
         Factor of the cosine similarity. By default the model's own.
@@ -40,11 +40,11 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
         Number format of the matrix products: half precision on a GPU, float32 elsewhere.
     device : str, default="auto"
-        A torch device. ``"auto"`` takes a GPU where there is one.
+        A torch device. ``"auto"`` takes a GPU if there is one.
     n_jobs : int, optional
         Threads that read and decode images. By default as many as torch computes with.
     verbose : int, default=0
-        1 says what goes on and shows a bar, 0 nothing.
+        1 shows progress in lines and a bar, 0 nothing.
 
     Attributes
     ----------

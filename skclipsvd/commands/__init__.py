@@ -20,10 +20,10 @@ _MODEL: dict[str, dict[str, Any]] = {
     "--model": dict(
         dest="model_name", metavar="NAME", help="an open_clip model; 'tiny' needs no download"
     ),
-    "--pretrained": dict(metavar="TAG", help="a tag of open_clip, or a checkpoint file"),
+    "--pretrained": dict(metavar="TAG", help="a tag of open_clip, a checkpoint file, or TAG:FILE"),
 }
 _RUNNING: dict[str, dict[str, Any]] = {
-    "--device": dict(help="a torch device; by default a GPU where there is one"),
+    "--device": dict(help="a torch device; by default a GPU if there is one"),
     "--precision": dict(choices=("auto", "fp32", "bf16", "fp16")),
     "--batch-size": dict(type=int, metavar="N"),
     "--n-jobs": dict(type=int, metavar="N", help="threads that read images"),
@@ -36,14 +36,14 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "--epochs": dict(type=int, metavar="N"),
     "--max-steps": dict(type=int, metavar="N"),
     "--lr": dict(type=float, metavar="RATE"),
-    "--head": dict(choices=("logistic",), help="what answers beside the words of the classes"),
+    "--head": dict(choices=("logistic",), help="what to use besides the words of the classes"),
     "--no-augment": dict(dest="augment", action="store_false", default=None,
-                         help="where left and right matter, as for text"),
+                         help="no crops and mirror images; if left and right matter"),
     "--early-stopping": dict(action="store_true", default=None,
-                             help="keep the epoch that is best on the part 'val', or on a tenth"),
+                             help="keep the epoch that is best on val/, or else on a tenth"),
     "--seed": dict(dest="random_state", type=int, metavar="N", help="makes a fit repeatable"),
     "--checkpoint-dir": dict(metavar="FOLDER",
-                             help="go on from there after an interrupt, with the same command"),
+                             help="for checkpoints; the same command continues from there"),
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skclipsvd",
         description="Teach CLIP your own classes from a handful of photographs.",
-        epilog="skclipsvd COMMAND --help tells more.",
+        epilog="skclipsvd COMMAND --help lists the options of a command.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -95,23 +95,23 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_train(command("train", "Learn the classes of a folder; write a small file."))
     _add_predict(command("predict", "Predict images with a trained file; write a CSV file."))
-    _add_evaluate(command("evaluate", "Test a trained file on a folder whose classes are known."))
-    _add_zero_shot(command("zero-shot", "Predict images by the words of classes alone."))
+    _add_evaluate(command("evaluate", "Test a trained file on a folder of labelled images."))
+    _add_zero_shot(command("zero-shot", "Predict images without training, from class names alone."))
     for one in list(commands.choices.values()):
         one.add_argument("--quiet", action="store_true", help="show no progress")
     _add_demo(command("demo", "Adapt the built-in tiny CLIP to handwritten digits; a minute."))
-    info = command("info", "Say what is in a trained file.")
+    info = command("info", "Show what is in a trained file.")
     info.add_argument("model", metavar="MODEL")
-    _add(info, "backbone, where the file does not name one by itself", _MODEL)
+    _add(info, "backbone, if the file does not name it", _MODEL)
     for name, (_, summary) in _HANDED_ON.items():
         command(name, summary)
     return parser
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="a folder per class, or train/, val/ and test/ of such")
+    parser.add_argument("folder", help="holds one folder per class, or train/, val/, test/ of such")
     parser.add_argument("-o", "--output", required=True, metavar="MODEL.safetensors")
-    parser.add_argument("--overwrite", action="store_true", help="replace an older file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--method", choices=("svd", "lora"), default="svd", help="default: svd")
     parser.add_argument("--split", metavar="FILE", help="a .json or .csv list of the images")
     _add(parser, "model and prompts", _MODEL | _PROMPTS)
@@ -123,19 +123,19 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders and image files")
     _add_table(parser)
-    _add(parser, "backbone, where the file does not name one by itself", _MODEL)
+    _add(parser, "backbone, if the file does not name it", _MODEL)
     _add(parser, "running", _RUNNING)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("folder", help="a folder per class, or one with the part test/")
+    parser.add_argument("folder", help="holds one folder per class, or test/ with such folders")
     parser.add_argument("--split", metavar="FILE", help="a .json or .csv list of the images")
-    parser.add_argument("--part", help="which part to test on; default: test, where there is one")
+    parser.add_argument("--part", help="which part to test on; default: test, if there is one")
     parser.add_argument(
         "--out", metavar="FOLDER", help="write per_class.csv, confusion.csv, confusion.png there"
     )
-    _add(parser, "backbone, where the file does not name one by itself", _MODEL)
+    _add(parser, "backbone, if the file does not name it", _MODEL)
     _add(parser, "running", _RUNNING)
 
 

@@ -228,8 +228,8 @@ def _loose_images(root: Path) -> list[str]:
 
 def _in_no_class(root: Path, loose: list[str]) -> ValueError:
     return ValueError(
-        f"{root / loose[0]} is not in a class folder ({len(loose)} such images); move each image "
-        "into a folder named after its class."
+        f"{root / loose[0]} is not in a class folder ({len(loose)} such image(s)); move each into "
+        f"a folder named after its class, or out of {root}."
     )
 
 

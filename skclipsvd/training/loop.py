@@ -113,7 +113,7 @@ def _begin(state: TrainingState, encoders: Encoders, checkpoint: Checkpoint | No
     size = encoders.recipe.batch_size
     starts = range(0, len(state.order), size)[: len(state.losses)]
     encoders.repeat_first_epoch(state.first_order[start : start + size] for start in starts)
-    note("going on after step %d, from the checkpoint %s", len(state.losses), checkpoint.path)
+    note("continuing after step %d from the checkpoint %s", len(state.losses), checkpoint.path)
 
 
 def _step(state: TrainingState, encoders: Encoders, recipe: Recipe, rows: NDArray[np.intp]) -> None:

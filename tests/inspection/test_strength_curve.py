@@ -68,12 +68,16 @@ def test_other_classes_have_words_prompts_and_rivals_of_their_own(clf, halves):
     words = {0: "seven", 1: ["six", "the digit six"], 2: "an octopus", 3: "star"}
     chosen = np.isin(labels, ["six", "seven"])
     numbers = np.where(labels == "six", 1, 0)[chosen]
-    options = dict(classes=words, templates="the {}.")
+    options = dict(classes=words, templates="many {} and circles")
     display = StrengthCurveDisplay.from_estimator(
         clf, *halves["own"], paths[chosen], numbers, strengths=0.5, **options
     )
-    expected = clf.with_classes(words, templates="the {}.").with_strength(0.5)
+    expected, plain = (
+        clf.with_classes(words, templates=templates).with_strength(0.5)
+        for templates in (options["templates"], None)
+    )
     assert display.others.tolist() == [expected.score(paths[chosen], numbers)]
+    assert display.others[0] < plain.score(paths[chosen], numbers)  # such prompts mislead
 
 
 def test_low_rank_updates_as_well(halves):
