@@ -160,8 +160,8 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     classifier : classifier
-        One of this package's, or any that takes images and has `predict_proba` or
-        `decision_function`. It is cloned and fitted. ``FrozenEstimator(fitted)`` is used as it is;
+        One of this package's, or any that takes images and has ``predict_proba`` or
+        ``decision_function``. It is cloned and fitted. ``FrozenEstimator(fitted)`` is used as it is;
         `fit` then wants images that it was not fitted on.
     known_by : {"image", "text", "energy", "probability"}, default="image"
         How known an image looks: ``"image"`` is its cosine with the nearest training image,
@@ -398,7 +398,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         NotFittedError
             It is not fitted.
         Exception
-            What the `predict_proba` of `classifier` raises.
+            What the ``predict_proba`` of `classifier` raises.
 
         Examples
         --------
@@ -431,7 +431,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         NotFittedError
             It is not fitted.
         Exception
-            What the `decision_function` of `classifier` raises.
+            What the ``decision_function`` of `classifier` raises.
 
         Examples
         --------
