@@ -161,8 +161,8 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
     ----------
     classifier : classifier
         One of this package's, or any that takes images and has ``predict_proba`` or
-        ``decision_function``. It is cloned and fitted. ``FrozenEstimator(fitted)`` is used as it is;
-        `fit` then wants images that it was not fitted on.
+        ``decision_function``. It is cloned and fitted. ``FrozenEstimator(fitted)`` is used as it
+        is; `fit` then wants images that it was not fitted on.
     known_by : {"image", "text", "energy", "probability"}, default="image"
         How known an image looks: ``"image"`` is its cosine with the nearest training image,
         ``"text"`` with the nearest class text, ``"energy"`` the logarithm of the sum of the
