@@ -177,9 +177,9 @@ def test_the_page_says_how_many_tags_differ_from_a_file():
     preprocess = sum(bool(names - {"quick_gelu"}) for names in differ)
     activation = sum("quick_gelu" in names for names in differ)
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
-    said = f"Of the {len(tags)} tags of open_clip 3.3, {preprocess} want another pre-processing"
+    said = f"Of the {len(tags)} tags of open_clip 3.3, {preprocess} need a different pre-processing"
     assert said in " ".join(page.split())
-    assert f"and {activation} another activation" in " ".join(page.split())
+    assert f"and {activation} a different activation" in " ".join(page.split())
 
 
 # --- the small architecture, with weights
