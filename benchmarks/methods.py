@@ -263,7 +263,7 @@ def _cell(rows):
     mean, seconds = (np.mean([row[name] for row in rows]) for name in ("accuracy, %", "seconds"))
     deviation = rows[0]["standard deviation"] if len(rows) == 1 else None
     spread = "" if deviation is None else f" ± {deviation:.1f}"
-    return f"{mean:.1f}{spread}; {seconds:.2g} s"
+    return f"{mean:.1f}{spread}; {seconds:.{1 if seconds >= 1 else 2}f} s"
 
 
 def novel(options):
