@@ -102,8 +102,7 @@ class Worker:
         return self
 
     def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
     def seconds(self, work):
         """Take a step or predict; return seconds on the clock, and of the processor."""

@@ -65,7 +65,7 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
 
 SMALLEST = {
     "decode": "--repeats 1",
-    "predict": "--model tiny --images 4 --batch 2 --repeats 1",
+    "predict": "--model tiny --images 6 --batch 2 --repeats 1",
     "search": "--models tiny --epochs 1 2 --repeats 1",
     "step": "--model tiny --classes 2 --batch 2 --repeats 1 --seconds 0",
     "versions": f"--before {ROOT} --model tiny --classes 2 --batch 2 --images 4 --repeats 1 "
