@@ -1,7 +1,7 @@
-"""A CSV of runs, to which each row is added as soon as it is known."""
+"""A CSV of runs, to which rows are added as soon as they are known."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -13,11 +13,11 @@ def read(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, row: Mapping, columns: Sequence[str]) -> None:
-    """Add one row, after a header where the file is new."""
+def append(path: Path, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
+    """Add rows, after a header where the file is new."""
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerows(rows)

@@ -219,7 +219,7 @@ def main() -> None:
         if options.references:
             for row in reference(model, data, options.shots, options.seeds):
                 if key({**about, **row}) not in done:
-                    append(options.out, {**about, **row}, COLUMNS)
+                    append(options.out, [{**about, **row}], COLUMNS)
             continue
         for candidate in options.candidate:
             for shots in options.shots:
@@ -228,7 +228,7 @@ def main() -> None:
                     if key(run_about) in done:
                         continue
                     row = {**run_about, **run(model, data, shots, seed, candidate)}
-                    append(options.out, row, COLUMNS)
+                    append(options.out, [row], COLUMNS)
                     print(*row.values(), flush=True)
 
 

@@ -10,7 +10,6 @@ the head was chosen on its selection sets and is reported on the others.
 """
 
 import argparse
-import csv
 import time
 import warnings
 from collections import defaultdict
@@ -22,11 +21,12 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from skclipsvd import CLIPEncoder, CLIPSVDClassifier, CLIPZeroShotClassifier
-from skclipsvd.classifiers import frozen_and_adapted
+from skclipsvd.classifiers import embeddings_and_scores, frozen_and_adapted
 from skclipsvd.images import augment, decode_all
 from skclipsvd.model_selection import sample_shots
 
 from ._report import RESULTS, table, write
+from ._rows import append, read
 from ._study_data import HELD_OUT, SELECTION, study
 
 COLUMNS = ("backbone", "data", "shots", "seed", "candidate", "accuracy", "log loss", "seconds")
@@ -67,14 +67,14 @@ class Fit:
             np.searchsorted(clf.classes_, labels)
             for labels in (data.labels[rows], data.test_labels)
         )
-        self.train, self.test = clf.transform(self.paths), clf.transform(data.test_paths)
+        self.train = clf.transform(self.paths)
+        self.test, self.answer = embeddings_and_scores(clf, data.test_paths)
         self.frozen_train = encoder.transform(self.paths)
         self.frozen_test = encoder.transform(data.test_paths)
         self.text, self.frozen_text = clf.text_features_, zero.text_features_
         self.texts = log_softmax(self.scale * self.test @ self.text.T, axis=1)
         frozen = self.scale * self.frozen_text.T
         self.frozen_texts = log_softmax(self.frozen_test @ frozen, axis=1)
-        self.answer = clf.decision_function(data.test_paths)
         self.seed, self.has_views = seed, data.augment
 
     def views(self):
@@ -124,9 +124,7 @@ def discriminants(fit):
     means = np.stack([fit.train[fit.y == k].mean(axis=0) for k in range(n_classes)])
     centred = fit.train - means[fit.y]
     scatter = centred.T @ centred
-    trace = np.trace(centred @ centred.T if len(centred) < n_features else scatter)
-    if not trace:  # one image per class: no spread is known
-        trace, scatter = 1.0, np.zeros((n_features, n_features))
+    trace = np.trace(scatter) or 1.0  # one image per class: no spread is known
     precision = n_features * np.linalg.inv(scatter + trace / len(centred) * np.eye(n_features))
     vectors = means @ precision
     offset = -(vectors * means).sum(axis=1) / 2
@@ -174,24 +172,6 @@ def run(model, data, shots, seed):
             normalised = log_softmax(scores, axis=1)
             row["log loss"] = round(float(log_loss(normalised, fit.y_test)), 4)
         yield {**row, "seconds": round(fit.seconds, 1)}
-
-
-def read(path):
-    """Return the rows that are there."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path, rows):
-    """Add rows, after a header where the file is new."""
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 def report(rows):
@@ -249,7 +229,7 @@ def main():
                     continue
                 about = {"backbone": options.backbone, "data": name}
                 rows = [{**about, **row} for row in run(model, data, shots, seed)]
-                append(options.out, rows)
+                append(options.out, rows, COLUMNS)
                 best = {row["candidate"]: row["accuracy"] for row in rows}
                 print(name, shots, seed, best["texts"], best[CHOSEN], flush=True)
 

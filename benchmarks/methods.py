@@ -169,7 +169,7 @@ def measure(name, model, backbone, options):
                 if key in done:
                     continue
                 row.update(subject.run(method, what["shots"], what["seed"]))
-                append(options.out, row, _COLUMNS)
+                append(options.out, [row], _COLUMNS)
                 done.add(key)
                 print(*row.values(), flush=True)
 
