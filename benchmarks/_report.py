@@ -48,7 +48,7 @@ def write(name, settings, rows):
     RESULTS.mkdir(exist_ok=True)
     module = f"benchmarks.{name.partition('-')[0]}"
     report = {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *map(_without_folders, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "settings": settings,
@@ -57,6 +57,12 @@ def write(name, settings, rows):
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written: {path}")
+
+
+def _without_folders(argument):
+    """Name a file or a folder, but not where on this machine it lies."""
+    kind, colon, path = argument.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}" if path.startswith("/") else argument
 
 
 @contextlib.contextmanager

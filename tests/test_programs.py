@@ -49,6 +49,25 @@ def test_there_are_programs_of_both_kinds():
     assert programs >= {"step", "memory", "search", "check_site", "check_wheel", "list_targets"}
 
 
+def test_a_result_does_not_say_where_on_the_machine_a_file_lay(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    report = import_module("benchmarks._report")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    arguments = ["--before", "/a/old", "--model", "local-dir:/a/b/lite", "--out", "x/y", "1:2"]
+    monkeypatch.setattr(sys, "argv", ["versions", *arguments])
+    report.write("versions", {}, [])
+    command = json.loads((tmp_path / "versions.json").read_text(encoding="utf-8"))["command"]
+    said = "--before old --model local-dir:lite --out x/y 1:2"
+    assert command == f"python -m benchmarks.versions {said}"
+
+
+def test_no_result_says_where_on_the_machine_a_file_lay():
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    commands = [json.loads(file.read_text(encoding="utf-8"))["command"] for file in files]
+    assert len(commands) > 20
+    assert not [command for command in commands if " /" in command or ":/" in command]
+
+
 def test_a_wheel_that_lacks_something_is_named(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
         wheel.writestr("skclipsvd/py.typed", "")
