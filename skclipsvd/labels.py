@@ -6,6 +6,8 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
 
 _NAMED_AT_MOST = 10
 
@@ -47,3 +49,9 @@ def check_no_missing(labels: Any, name: str) -> None:
             f"{len(rows)} label(s) are missing (NaN, None or NA): {named}{more}. Drop the rows, or "
             "give them a label."
         )
+
+
+def check_classes(labels: NDArray) -> None:
+    """Raise ValueError where labels are no classes, such as fractions or several in a row."""
+    # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
+    check_classification_targets(np.tile(labels, 3))

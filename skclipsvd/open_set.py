@@ -16,12 +16,11 @@ from sklearn.model_selection import BaseCrossValidator, StratifiedGroupKFold, ch
 # Private: there is no public way to take rows of any container.
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from .classifiers import BaseCLIPClassifier, TakesImages, embeddings_and_scores
 from .images import Images, ImageStream, as_items, check_exist
-from .labels import check_no_missing, plain
+from .labels import check_classes, check_no_missing, plain
 from .progress import shown, spoken
 from .validation import Interval, StrOptions, fit_context
 
@@ -475,8 +474,7 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
             )
         check_no_missing(y, "y")
         labels = column_or_1d(y, warn=True)
-        # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
-        check_classification_targets(np.tile(labels, 3))
+        check_classes(labels)
         images: Any = X
         if is_clip:
             images = as_items(X)

@@ -21,7 +21,6 @@ from sklearn.base import (
     clone,
 )
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -53,7 +52,7 @@ from ..images import (
     check_exist,
     decoding_threads,
 )
-from ..labels import check_no_missing, plain
+from ..labels import check_classes, check_no_missing, plain
 from ..progress import phase, shown
 from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
@@ -589,8 +588,7 @@ class BaseCLIPClassifier(
         if y is not None:
             check_no_missing(y, name)
         labels: NDArray = validate_data(self, X="no_validation", y=y)
-        # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
-        check_classification_targets(np.tile(labels, 3))
+        check_classes(labels)
         return labels
 
     def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], NDArray]:
