@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -210,6 +210,16 @@ def between(start: np.ndarray, end: np.ndarray, strength: float) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # not finite then
         wide = (1 - strength) * start.astype(np.float64) + strength * end.astype(np.float64)
         return wide.astype(np.float32)
+
+
+def scaled(state: Mapping[str, np.ndarray], part: str, strength: float) -> dict[str, np.ndarray]:
+    """Scale the arrays ``"<target name>/<part>"`` of a state: at 1, they keep their bits."""
+    return {
+        name: between(np.zeros_like(values), values, strength)
+        if name.endswith(f"/{part}")
+        else values
+        for name, values in state.items()
+    }
 
 
 def row_blocks(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation, between, check_shape
+from .base import Adaptation, check_shape, scaled
 from .targets import Target
 
 
@@ -170,12 +170,7 @@ class LowRankAdaptation(Adaptation):
 
     def state_at(self, strength: float) -> dict[str, np.ndarray]:
         """Return `state` with ``strength B`` in place of ``B``."""
-        return {
-            name: between(np.zeros_like(values), values, strength)
-            if name.endswith("/b")
-            else values
-            for name, values in self.state().items()
-        }
+        return scaled(self.state(), "b", strength)
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the frozen product plus the low-rank one, with dropout on the latter's input."""

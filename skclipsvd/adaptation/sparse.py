@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Adaptation, between
+from .base import Adaptation, scaled
 from .targets import Target
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
@@ -98,12 +98,7 @@ class SparseAdaptation(Adaptation):
 
     def state_at(self, strength: float) -> dict[str, np.ndarray]:
         """Return `state` with changes that are `strength` times as large."""
-        return {
-            name: between(np.zeros_like(values), values, strength)
-            if name.endswith("/by")
-            else values
-            for name, values in self.state().items()
-        }
+        return scaled(self.state(), "by", strength)
 
     def linear(self, target: Target, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the product with the changed matrix."""
