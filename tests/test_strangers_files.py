@@ -116,7 +116,7 @@ def poisoned(arrays):
         (lambda a: a.update(text_features_=a["text_features_"][0]), "one text feature per class"),
         (lambda a: a.update(more_=a["text_features_"]), "unknown attribute 'more_'"),
         # Where no array is left, old versions of safetensors say that this is no file of theirs.
-        (lambda a: a.pop("text_features_"), "text_features_ missing|no safetensors file"),
+        (lambda a: a.pop("text_features_"), "text_features_ missing|not a safetensors file"),
     ],
 )
 def test_arrays_are_not_believed(adapter, tmp_path, small_model, change, message):

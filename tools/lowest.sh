@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work="$(mktemp -d)"
+chmod 755 "$work" # a test fits as another user
 trap 'rm -rf "$work"' EXIT
 uv() { if [ -x .venv/bin/uv ]; then .venv/bin/uv "$@"; else command uv "$@"; fi; }
 
