@@ -35,7 +35,7 @@ SIZES = {
     "ViT-B-32": (40, 400),
     "ViT-B-16": (10, 100),
 }
-OF_A_FOLDER = (400, 400)
+OF_A_FOLDER = (100, 400)
 N_CLASSES, BATCH, TEMPLATE = 10, 32, "a photo of a {}."
 PHASES = ("import", "weights", "set-up", "training", "after it", "prediction")
 

@@ -19,6 +19,8 @@ _PM = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 # What a program measures under an option; without one, its docstring's first line says it.
 _OF_OPTIONS = {
     "digits-defaults": "Handwritten digits, by fits with the default learning rate and length.",
+    "fit-40": "A default fit of ViT-B/16 on four images of each of ten classes, by phase.",
+    "fit-small": "Whole default fits and predictions of small backbones, by phase.",
     "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
     "methods-photographs": "The methods side by side on eight sets of photographs.",
     "soak-files": "Load: one prediction of 20,000 files, its answers and its memory.",
