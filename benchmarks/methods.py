@@ -14,8 +14,9 @@ run whose row is there is not repeated, so that a command that was stopped goes 
 CLIP-LoRA, CLIP-SVD and two stages are told neither rate nor length. SO has its published setting,
 of 2,000 steps. The numbers of ProKeR and the weights of Tip-Adapter-F's cache were chosen with the
 photographic backbone on caltech20, steel6 and the validation part of clothing10 (--choose), which
-had a say in the defaults, too; the linear probe has one C. Nothing is chosen on a test image of
-digits, grocery50, trashnet6, aid18, busi3 and knee5.
+had a say in the defaults, too; the linear probe has one C. That Tip-Adapter-F's had to be chosen
+again was seen on trashnet6; otherwise no test image of digits, grocery50, trashnet6, aid18, busi3
+and knee5 had a say in anything.
 
 Seconds are of the processor, for one fit, one thread, images decoded and backbone loaded before.
 Embedding the training images is part of a fit; the test images are embedded once a set for all
