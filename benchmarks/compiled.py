@@ -1,10 +1,10 @@
 """The image tower compiled by torch: what it costs to start, and after how many images it pays.
 
 The merged tower, as `predict` runs it, against the same tower compiled by `torch.compile` (by
-inductor, which needs a C++ compiler), compiled with frozen weights (so that inductor folds
-constants and packs weights for oneDNN), and traced, frozen and optimised by `torch.jit` (oneDNN's
-older way; torch has deprecated it). Every form is a process of its own. "First" has an empty cache
-of compiled kernels, "later" what the first process left there. What it costs to start is
+inductor, which needs a C++ compiler), compiled with frozen weights ("freezing": inductor then folds
+constants and packs weights for oneDNN), and traced, frozen and optimised by `torch.jit` (the older
+way to oneDNN, which torch has deprecated). Every form is a process of its own. "First" has an empty
+cache of compiled kernels, "later" what the first process left there. What it costs to start is
 everything up to the end of the third call, less three calls of the tower as it is. Batches are
 those of `predict`; times are medians, the two forms in turn. Weights are random but for those of a
 folder.
@@ -29,7 +29,8 @@ from skclipsvd.images import size_of
 
 from ._report import quiet_random_weights, table, write
 
-FORMS = ("torch.compile", "torch.compile, frozen", "torch.jit, frozen")
+FREEZING = "torch.compile-freezing"
+FORMS = ("torch.compile", FREEZING, "torch.jit")
 _FIRST_CALLS = 3
 
 
@@ -59,7 +60,7 @@ def run(model, form, cache, options):
     command = [sys.executable, "-m", "benchmarks.compiled", "--child", form, "--models", model]
     command += ["--batch", options.batch, "--repeats", options.repeats]
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
-    if form == "torch.compile, frozen":
+    if form == FREEZING:
         environment["TORCHINDUCTOR_FREEZING"] = "1"
     done = subprocess.run(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -106,7 +107,7 @@ def child(options):
 
 
 def compiled(form, tower, pixels):
-    if form != "torch.jit, frozen":
+    if form != "torch.jit":
         return torch.compile(tower)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of it is deprecated
