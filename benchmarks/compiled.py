@@ -5,8 +5,8 @@ inductor, which needs a C++ compiler), compiled with frozen weights ("freezing":
 constants and packs weights for oneDNN), and traced, frozen and optimised by `torch.jit` (the older
 way to oneDNN, which torch has deprecated). Every form is a process of its own. "First" has an empty
 cache of compiled kernels, "later" what the first process left there. What it costs to start is
-everything up to the end of the third call, less three calls of the tower as it is. Batches are
-those of `predict`; times are medians, the two forms in turn. Weights are random but for those of a
+everything up to the end of the third call, less three calls of the tower as it is. Eight images are
+passed at once; times are medians, the two forms in turn. Weights are random but for those of a
 folder.
 """
 
@@ -38,8 +38,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["ViT-B-16", "MobileCLIP2-S0"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--child", choices=FORMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

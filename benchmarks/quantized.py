@@ -44,8 +44,6 @@ from ._study_data import HELD_OUT, study
 MATRICES = ["MatMul", "Gemm"]
 FLOAT, BY_MATRICES, ALL, CALIBRATED = "32 bits", "matrices", "all, at prediction", "all, calibrated"
 AT_ONCE, THREADS, SHOTS = 8, 2, 4
-# The set on which ViT-B/16 answers.
-LARGE_ON = "aid18"
 
 
 def main():
@@ -53,8 +51,10 @@ def main():
     parser.add_argument("--models", nargs="*", default=["ViT-B-16", "MobileCLIP2-S0"])
     parser.add_argument("--backbone", help="whose accuracy on photographs is measured")
     parser.add_argument("--data", nargs="*", default=list(HELD_OUT), help="of the held-out sets")
-    parser.add_argument("--images", type=int, default=100, help="whose labels random weights give")
+    parser.add_argument("--large-on", default="knee5", help="the set that ViT-B/16 labels, or ''")
+    parser.add_argument("--images", type=int, default=100, help="of that set")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--name", default="quantized", help="of the JSON file with the results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows = []
@@ -65,11 +65,11 @@ def main():
             model = "tiny" if name == "digits" else options.backbone
             if model:
                 rows += accuracies(model, study(name, Path(folder)), Path(folder))
-        if LARGE_ON in options.data:
-            rows += labels_of_random_weights(study(LARGE_ON, Path(folder)), options, folder)
+        if options.large_on:
+            rows += labels_of_random_weights(study(options.large_on, Path(folder)), options, folder)
     settings = dict(at_once=AT_ONCE, threads=THREADS, shots=SHOTS, repeats=options.repeats)
     settings |= {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    write("quantized", settings, rows)
+    write(options.name, settings, rows)
 
 
 def speeds(model, folder, options):

@@ -86,7 +86,7 @@ SMALLEST = {
     "candidates": "--counted tiny --repeats 1",
     "decode": "--repeats 1",
     "predict": "--model tiny --images 6 --batch 2 --repeats 1",
-    "quantized": "--models tiny --data digits --repeats 1",
+    "quantized": "--models tiny --data digits --large-on= --repeats 1",
     "search": "--models tiny --epochs 1 2 --repeats 1",
     "step": "--model tiny --classes 2 --batch 2 --repeats 1 --seconds 0",
     "versions": f"--before {ROOT} --model tiny --classes 2 --batch 2 --images 4 --repeats 1 "
