@@ -71,6 +71,10 @@ class ConflictingLabelsWarning(SkclipsvdWarning):
     """One picture is trained on with several labels, perhaps under several names."""
 
 
+class ConstantLabelWarning(SkclipsvdWarning):
+    """Several labels per image, some of which all training images have, or none."""
+
+
 class CutPromptWarning(SkclipsvdWarning):
     """Prompts are longer than the text tower reads; their last words are lost."""
 

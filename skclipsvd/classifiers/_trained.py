@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -39,6 +40,7 @@ from ..training import (
     Checkpoint,
     EarlyStopping,
     FitMonitor,
+    SeveralLabels,
     Task,
     checked_folder,
     steps_per_epoch,
@@ -50,6 +52,7 @@ from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
+from ._indicator import Labels
 from ._outcome import FitOutcome
 from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
@@ -216,7 +219,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         self._check_choices()
         folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
         given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
-        classes = self._check_classes(given.labels)
+        classes = self._check_classes(Labels(given.labels, given.columns))
         validation = self._validation_given(given, classes, X_val, y_val)
         with shown(self.verbose), spoken(f"{type(self).__name__}.fit"):
             self._tell(given, classes, validation)
@@ -247,7 +250,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if len(training) <= self.batch_size and not self.augment:
             training = training.merged()
         # Before the decompositions, which take long: a bad image is to be named first.
-        task = self._task(training, classes, backbone, rng)
+        task = self._calibrated(self._task(training, classes, backbone, rng), training)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
         ignorance = self._ignorance(task)
@@ -331,9 +334,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
                 as_items(X_val), self._check_labels(y_val, "y_val"), "X_val"
             )
             check_consistent_length(validation.items, validation.labels)
-            unknown = np.setdiff1d(validation.labels, classes)
-            if len(unknown):
-                raise ValueError(f"y_val has labels that are not in y: {unknown[:10].tolist()!r}.")
+            validation.check_known(classes, several=given.columns is not None)
             check_exist(validation.items, validation.name)
         elif self.early_stopping:
             given.check_split(self.validation_fraction)
@@ -370,6 +371,23 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             labels=training.encoded(classes),
             weights=training.weights,
         )
+
+    def _calibrated(self, task: Task, training: TrainingSet) -> Task:
+        """Where images have several labels, set the intercepts by what the start sees of them."""
+        if training.label_weights is None:
+            return task
+        n_images, dtype = len(training), choose_dtype(self.precision, task.backbone.device)
+        model = self._start(task.backbone)
+        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
+        with phase(f"setting the intercepts by {n_images} images", n_images, "image") as bar:
+            at_once = int(self.micro_batch_size or self.batch_size)
+            images = task.embeddings(model, dtype, at_once, bar.advance)
+            similarities = task.scores(torch.from_numpy(images), text).numpy()
+            weights = np.ones(n_images) if training.weights is None else training.weights
+            objective = SeveralLabels.calibrated(
+                similarities, task.labels, weights, training.label_weights
+            )
+        return replace(task, objective=objective)
 
     def _stopping(
         self, validation: TrainingSet | None, classes: NDArray, backbone: Backbone
@@ -514,6 +532,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
             "backbone_config_": dict(backbone.config),
+            **task.objective.fitted(),
         }
 
     def _learnt(self) -> Mapping[str, NDArray]:
