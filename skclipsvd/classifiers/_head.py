@@ -53,7 +53,9 @@ def fit_head(outcome: FitOutcome, model: nn.Module, ignorance: float) -> dict[st
         embeddings = outcome.embeddings(model, bar.advance).astype(np.float64)
         weights = np.ones(n_images) if task.weights is None else task.weights
         if isinstance(task.objective, SeveralLabels):
-            found = _of_labels(embeddings, task.labels, task.objective.weighed(task.labels, weights))
+            found = _of_labels(
+                embeddings, task.labels, task.objective.weighed(task.labels, weights)
+            )
         else:
             found = _of_classes(embeddings, task.labels, weights, task.prompts.n_classes)
     # Contiguous, as they come back from a file: else scores would differ in their last bits.
@@ -77,9 +79,7 @@ def _of_classes(
     return coef, intercept
 
 
-def _of_labels(
-    embeddings: NDArray, targets: NDArray, weights: NDArray
-) -> tuple[NDArray, NDArray]:
+def _of_labels(embeddings: NDArray, targets: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
     """Fit one regression for each label; one that all or no images have gets its frequency."""
     having = (weights * targets).sum(axis=0)
     intercept = np.log(having + 0.5) - np.log(weights.sum(axis=0) - having + 0.5)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
@@ -283,6 +283,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
+
+    def __sklearn_tags__(self) -> Tags:
+        """Say that y may be a table of several labels per image."""
+        tags = super().__sklearn_tags__()
+        assert tags.classifier_tags is not None  # it is a classifier
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def _check_choices(self) -> None:
         for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):

@@ -55,7 +55,7 @@ class TrainingSet:
     @classmethod
     def of(cls, items: list[Item], labels: Labels, source: str = "X") -> Self:
         """Take images and labels as they came, all of one weight."""
-        rows = [(row,) for row in range(len(items))]
+        rows: list[tuple[int, ...]] = [(row,) for row in range(len(items))]
         return cls(items, labels.values, None, rows, source, labels.columns)
 
     def __len__(self) -> int:

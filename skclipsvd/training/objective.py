@@ -258,7 +258,7 @@ def _of_each(of_labels: NDArray, targets: NDArray) -> NDArray:
 def _intercepts(
     similarities: NDArray[np.float64], weights: NDArray, shares: NDArray
 ) -> NDArray[np.float64]:
-    """Solve ``sum_i weights_i sigmoid(similarity_i + intercept) = share``, each label for itself."""
+    """Solve ``sum_i weights_i sigmoid(similarity_i + intercept) = share``, label by label."""
     # Were all similarities the lowest or the highest, these would be the solutions.
     of_all = np.log(shares) - np.log1p(-shares)
     low, high = of_all - similarities.max(axis=0), of_all - similarities.min(axis=0)

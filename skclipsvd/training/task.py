@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class Task:
     fixed_pixels: bool
     labels: NDArray
     weights: NDArray[np.float32] | None = None
-    objective: Objective = OneClass()
+    objective: Objective = field(default_factory=OneClass)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """Score the unit vectors of images for those of the class texts."""
