@@ -165,7 +165,8 @@ class SeveralLabels(Objective):
             Weights of an image without and with each label, multiplied by those of the images.
         """
         weights = of_images[:, None] * _of_each(of_labels, targets)
-        of_labels = of_labels * (of_images.sum() * targets.shape[1] / weights.sum())
+        factor = of_images.sum() * targets.shape[1] / weights.sum()
+        weights, of_labels = factor * weights, factor * of_labels
         sums = np.maximum(weights.sum(axis=0), np.finfo(np.float64).tiny)
         shares = ((weights * targets).sum(axis=0) + 0.5) / (sums + 1)
         intercept = _intercepts(similarities.astype(np.float64), weights / sums, shares)
