@@ -213,7 +213,8 @@ class BaseCLIPClassifier(
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
-        Where there is a `head`, the weighted mean of that and of the head's score.
+        Where images have several labels, each label's `intercept_` is added. Where there is a
+        `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -225,7 +226,7 @@ class BaseCLIPClassifier(
         -------
         scores : float32 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
             Columns in the order of `classes_`; for two classes the second one's score minus the
-            first one's.
+            first one's. Where images have several labels, (n_images, n_labels) also for two.
 
         Raises
         ------
@@ -255,6 +256,8 @@ class BaseCLIPClassifier(
     def predict(self, X: ImageStream) -> NDArray:
         """Predict the label of the highest score: whose text is most similar to each image.
 
+        Where images have several labels, those whose score is positive.
+
         Parameters
         ----------
         X : sequence of n_images images
@@ -264,7 +267,8 @@ class BaseCLIPClassifier(
         Returns
         -------
         labels : ndarray of shape (n_images,)
-            Entries of `classes_`, of their dtype.
+            Entries of `classes_`, of their dtype. Where images have several labels, an int64
+            ndarray of shape (n_images, n_labels) of 0 and 1, columns in the order of `classes_`.
 
         Raises
         ------
@@ -294,6 +298,9 @@ class BaseCLIPClassifier(
     def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
 
+        Where images have several labels, each label has a probability of its own, the sigmoid of
+        its score.
+
         Parameters
         ----------
         X : sequence of n_images images
@@ -303,7 +310,8 @@ class BaseCLIPClassifier(
         Returns
         -------
         probabilities : float64 ndarray of shape (n_images, n_classes)
-            Rows that sum to 1, columns in the order of `classes_`.
+            Rows that sum to 1, columns in the order of `classes_`. Where images have several
+            labels, of shape (n_images, n_labels), and a row has any sum.
 
         Raises
         ------
@@ -401,7 +409,8 @@ class BaseCLIPClassifier(
             Weights that cannot be had.
         ValueError
             Fewer than two labels, or the same one twice; classes that the model cannot tell apart;
-            frozen weights that are not those of `fit`.
+            a classifier of several labels per image, which needs images; frozen weights that are
+            not those of `fit`.
 
         Examples
         --------
@@ -540,6 +549,7 @@ class BaseCLIPClassifier(
         The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
         and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
         metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``several_labels``, true where each column is a probability of its own,
         ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
         ``estimator`` and ``backbone_fingerprint``.
 

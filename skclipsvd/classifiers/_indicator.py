@@ -162,9 +162,10 @@ def _is_0_or_1(values: NDArray) -> NDArray[np.bool_]:
 
 def _column_labels(y: Any, n_columns: int, name: str) -> NDArray:
     """Return the names of a frame's columns, or the numbers of an array's."""
-    if not hasattr(y, "columns"):
+    named = getattr(y, "column_names", getattr(y, "columns", None))  # the first is Arrow's
+    if named is None:
         return np.arange(n_columns)
-    names = [plain(column) for column in y.columns]
+    names = [plain(column) for column in named]
     kinds = {type(column) for column in names}
     if len(set(names)) < len(names) or kinds not in ({str}, {int}):
         raise ValueError(

@@ -161,15 +161,18 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         X : sequence of n_images images
             Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
             encoded images (bytes), (height, width, 3) uint8 arrays.
-        y : array-like of shape (n_images,)
+        y : array-like of shape (n_images,) or (n_images, n_labels)
             Labels of any kind that scikit-learn classifies; always needed. Where they are bare
-            numbers or booleans, `class_names` should say what they mean.
+            numbers or booleans, `class_names` should say what they mean. Where images have several
+            labels: a table with a column for each, 1 where an image has it and 0 where not. The
+            columns of a frame are the labels, and what CLIP reads; those of an array are numbered.
         sample_weight : array-like of shape (n_images,), optional
             Weight of each image in the loss, and in the part that `early_stopping` sets aside. A
             weight of zero is the same as leaving it out.
         X_val, y_val : sequence of images and array-like of labels, optional
             Validation part; its accuracy after every epoch is kept in `validation_scores_`, without
-            weights. With `early_stopping` it takes the place of a part of X.
+            weights: the share of images that are right, in all labels where they have several.
+            With `early_stopping` it takes the place of a part of X.
 
         Returns
         -------
@@ -183,7 +186,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         ValueError
             A parameter out of its range; a `checkpoint_dir` that cannot be written to; fewer than
             two classes, or none that the model can tell apart; labels that are missing, by index;
-            images that cannot be decoded, by index and path.
+            of several labels, entries other than 0 and 1, by row and column; images that cannot be
+            decoded, by index and path.
         FloatingPointError
             Training diverged.
         MemoryError
@@ -195,7 +199,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             Training images are predicted as before the fit, wrong ones included. Not where there is
             a `head`.
         ConflictingLabelsWarning
-            One picture has several labels.
+            One picture occurs with different labels.
+        ConstantLabelWarning
+            Of several labels, some are those of all images or of none.
         CheckpointWarning
             A checkpoint cannot be written, or is damaged and not used.
         BareLabelWarning

@@ -23,6 +23,7 @@ from ..classifiers import (
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
+    has_several_labels,
 )
 from ..datasets import Dataset, Split, list_images, load_folder
 from ..exceptions import SkclipsvdWarning
@@ -151,6 +152,11 @@ def _evaluate(options: _Options) -> None:
             file=sys.stderr,
         )
     clf = _load(options)
+    if has_several_labels(clf):
+        raise ValueError(
+            "this classifier gives images several labels, and a folder for each class says one of "
+            "each image; evaluate it in Python, with clf.score(X, y)."
+        )
     _check_labels(part.labels, clf.classes_, data.name)
     names = [str(label) for label in clf.classes_]
     predicted = clf.predict(part.paths).astype(str)

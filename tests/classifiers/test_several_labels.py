@@ -227,6 +227,8 @@ FORMS = {
     "floats": lambda Y: Y.to_numpy().astype(np.float32),
     "sparse": lambda Y: scipy.sparse.csr_matrix(Y.to_numpy()),
     "frame": lambda Y: Y,
+    "polars frame": lambda Y: pytest.importorskip("polars").DataFrame(Y.to_dict("list")),
+    "Arrow frame": lambda Y: pytest.importorskip("pyarrow").table(Y.to_dict("list")),
     "frame of nullable integers": lambda Y: Y.astype("Int64"),
 }
 
