@@ -312,7 +312,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             kept = f", and {len(validation)} to validate on"
         elif self.early_stopping:
             kept = f", {given.n_validation(self.validation_fraction)} of them to validate on"
-        note("%d images of %d classes%s", len(given), len(classes), kept)
+        what = "classes" if given.columns is None else "labels"
+        note("%d images of %d %s%s", len(given), len(classes), what, kept)
 
     def _checkpoint(
         self,

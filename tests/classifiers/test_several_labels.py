@@ -31,6 +31,7 @@ from skclipsvd import (
     load_adapter,
     prediction_table,
 )
+from skclipsvd.classifiers import model_card
 from skclipsvd.clip import load_backbone
 from skclipsvd.exceptions import (
     ConflictingLabelsWarning,
@@ -483,6 +484,10 @@ def test_onnx_gives_a_probability_for_each_label(pairs, tmp_path, head):
 def test_what_describes_it_says_labels(fitted, pairs):
     X, Y = pairs[0][60:66], pairs[1][60:66]
     assert "Labels, any per image" in fitted._repr_mimebundle_()["text/html"]
+    card = model_card(fitted, "jane/pairs", {})
+    assert "An image classifier of 5 labels, any number per image" in card
+    assert "Each label has a probability of its own" in card
+    assert "one of these classes" not in card
     rows = prediction_table(fitted, X, top_k=5)
     proba = fitted.predict_proba(X)
     np.testing.assert_allclose(rows["probability"], proba.max(axis=1))
