@@ -18,13 +18,13 @@ from torch import nn
 
 from .caching.memory import explained_out_of_memory
 from .classifiers import (
-    MODEL_CONSTRAINTS,
     BaseCLIPClassifier,
     UsesBackbone,
     adapter_fingerprint,
     frozen_and_adapted,
 )
 from .clip import Backbone
+from .constraints import MODEL_CONSTRAINTS
 from .images import (
     Images,
     ImageStream,

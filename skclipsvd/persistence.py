@@ -17,6 +17,7 @@ from .classifiers import (
     read_adapter,
 )
 from .clip.hub import Repository, check_repository_name, split_revision, upload
+from .paths import HUB, adapter_file
 
 Classifier = CLIPSVDClassifier | CLIPLoRAClassifier | CLIPZeroShotClassifier
 
@@ -26,7 +27,6 @@ _KINDS: tuple[type[Classifier], ...] = (
     CLIPZeroShotClassifier,
 )
 _CLASSIFIERS = {kind.__name__: kind for kind in _KINDS}
-_HUB = "hf-hub:"
 # The one file of a repository that is ever read.
 _FILE = "adapter.safetensors"
 # A hundred times what a large fit needs. A file that the user has named on this disk may be larger.
@@ -80,14 +80,12 @@ def load_adapter(
     >>> load_adapter(path).classes_.tolist()
     ['one', 'zero']
     """
-    if isinstance(path, str) and path.startswith(_HUB):
-        name, revision = split_revision(path.removeprefix(_HUB))
+    if isinstance(path, str) and path.startswith(HUB):
+        name, revision = split_revision(path.removeprefix(HUB))
         check_repository_name(name)
         file = Repository(name, revision, max_bytes=_MAX_DOWNLOAD).file(_FILE)
         return read_adapter(file, _CLASSIFIERS, model_name, pretrained, called=path)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such adapter file.")
+    file = adapter_file(path)
     return read_adapter(file, _CLASSIFIERS, model_name, pretrained, called=str(file))
 
 
@@ -147,7 +145,7 @@ def push_to_hub(
             f"clf is a {type(clf).__name__}; push_to_hub takes a fitted {', '.join(_CLASSIFIERS)}."
         )
     check_is_fitted(clf)
-    repository = repository.removeprefix(_HUB)
+    repository = repository.removeprefix(HUB)
     check_repository_name(repository)
     with tempfile.TemporaryDirectory() as folder:
         clf.save_adapter(file := Path(folder) / _FILE)

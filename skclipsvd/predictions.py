@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .classifiers import BaseCLIPClassifier, frozen_and_adapted
+from .constraints import check_top_k
 from .frames import Table, table
 from .images import Images, Item, as_items, decoding_threads, find_unreadable
 from .progress import one_bar, shown
@@ -37,7 +38,8 @@ def prediction_table(
     Returns
     -------
     table : DataFrame, or list of dict without pandas
-        One row per image: "path" (None for images that are no paths), "label" and "probability";
+        One row per image, and where pandas is not installed one dict, with the names of the columns
+        as keys: "path" (None for images that are no paths), "label" and "probability";
         with ``top_k=3`` also "label_2", "probability_2", "label_3" and "probability_3"; with
         ``on_error="report"`` also "error", None where there is none.
 
@@ -60,9 +62,7 @@ def prediction_table(
     """
     with shown(clf.verbose):
         frozen_and_adapted(clf)  # what is wrong with the classifier is wrong with no image
-    n_classes = len(clf.classes_)
-    if not 1 <= top_k <= n_classes:
-        raise ValueError(f"top_k must be from 1 to {n_classes}, the classes; got {top_k}.")
+    check_top_k(top_k, len(clf.classes_))
     if on_error not in ("raise", "report"):
         raise ValueError(f"on_error must be 'raise' or 'report'; got {on_error!r}.")
     items = as_items(X)

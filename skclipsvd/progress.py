@@ -7,6 +7,7 @@ can route it. `verbose` decides what is shown where nobody listens to that logge
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ _logger.addHandler(logging.NullHandler())
 
 # A bar that waits for one long step shows that time goes on.
 _TICK_SECONDS = 1.0
+_FALLBACK = os.terminal_size((80, 24))
 _LINES, _DETAILS = 1, 2
 # What the estimator's method that runs on this thread asks for, the bar that is open, and the one
 # that counts for others. Weak references: an interrupt may come before a bar is closed, and must
@@ -64,6 +66,19 @@ class _Tqdm(tqdm):
     monitor_interval = 0  # else even a disabled bar starts a thread that stays
 
 
+def _size_of_screen() -> dict[str, int]:
+    """Return what tqdm is told of a screen that says it has no columns, or no lines.
+
+    Containers and CI systems have such terminals, and tqdm shows nothing on them.
+    """
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):  # no terminal
+        return {}
+    columns = {} if size.columns else {"ncols": _FALLBACK.columns}
+    return columns if size.lines else {**columns, "nrows": _FALLBACK.lines}
+
+
 class Bar:
     """A bar, or a clock where there is nothing to count; silent without `verbose`.
 
@@ -99,6 +114,7 @@ class Bar:
             leave=keep,
             disable=_VERBOSE.get() < _LINES,
             **clock,
+            **_size_of_screen(),
         )
         self._over = threading.Event()
 
@@ -237,6 +253,12 @@ def one_bar(what: str, total: int | None, unit: str) -> Iterator[Bar]:
             _SHARED.reset(token)
 
 
+def print_line(line: str) -> None:
+    """Print a line to standard error; bars on the screen make way for it."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(line, file=sys.stderr, flush=True)
+
+
 def seconds(duration: float) -> str:
     """Write a duration as people say it: ``"0.4 s"``, ``"12 s"``, ``"3 min 05 s"``."""
     if duration < 10:
@@ -254,12 +276,11 @@ def _say(level: int, verbosity: int, message: str, values: tuple[object, ...]) -
     show = not heard and _VERBOSE.get() >= verbosity
     if not heard and not show:
         return
-    # Bars on the screen make way for the line, whoever writes it.
-    with tqdm.external_write_mode(file=sys.stderr):
-        if heard:
-            _logger.log(level, message, *values)
-        else:
-            print(f"[skclipsvd] {message % values}", file=sys.stderr, flush=True)
+    if not heard:
+        print_line(f"[skclipsvd] {message % values}")
+        return
+    with tqdm.external_write_mode(file=sys.stderr):  # whoever writes it
+        _logger.log(level, message, *values)
 
 
 def _is_heard(level: int) -> bool:

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 # Private: see above.
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
-__all__ = ["Interval", "Method", "StrOptions", "check_parameters", "fit_context", "named_by_class"]
+__all__ = [
+    "Interval",
+    "Method",
+    "StrOptions",
+    "check_parameters",
+    "check_values",
+    "fit_context",
+    "named_by_class",
+]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -59,6 +71,21 @@ def named_by_class(method: Method) -> Method:
         return method(self, *args, **kwargs)
 
     return cast(Method, checked)
+
+
+def check_values(values: Mapping[str, Any], constraints: dict, owner: str) -> None:
+    """Raise ValueError where values of parameters are out of their ranges, without an estimator.
+
+    Parameters
+    ----------
+    values : mapping of str to Any
+        By the names of the parameters; all of them in `constraints`.
+    constraints : dict
+        As an estimator has them.
+    owner : str
+        What the message calls the estimator.
+    """
+    validate_parameter_constraints(constraints, dict(values), caller_name=owner)
 
 
 def check_parameters(estimator: BaseEstimator) -> None:

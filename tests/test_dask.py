@@ -139,7 +139,7 @@ def test_callbacks_travel_and_do_no_harm(client, clf, some):
 def test_a_missing_image_arrives_as_the_one_error(client, clf, some, tmp_path):
     paths, labels = some
     missing = str(tmp_path / "gone.png")
-    message = r"^1 image\(s\): no such file\. Correct the paths or drop the rows: X\[{}\] = '{}'$"
+    message = r"^1 image\(s\): no such file\. Correct the paths or leave them out: X\[{}\] = '{}'$"
     with (
         joblib.parallel_config(backend="dask"),
         pytest.raises(FileNotFoundError, match=message.format(r"\d+", missing)),

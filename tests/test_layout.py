@@ -22,19 +22,19 @@ ROOT = Path(__file__).parents[1]
 
 # From top to bottom. Modules of one layer do not import each other.
 LAYERS = [
-    {"__main__"},
+    {"__main__", "demo"},
     {"commands"},
     {"experiments"},
-    {"__init__", "demo"},
+    {"__init__"},
     {"inspection", "persistence", "predictions", "encoder", "open_set"},
     {"classifiers"},
     {"training"},
     {"adaptation"},
     {"clip", "datasets"},
-    {"images"},
+    {"images", "paths"},
     {"caching", "linear", "model_selection"},
-    {"frames"},
-    {"exceptions", "forks", "labels", "progress", "validation", "_version"},
+    {"frames", "console", "constraints"},
+    {"exceptions", "forks", "image_files", "labels", "progress", "validation", "_version"},
 ]
 # What an import inside a function may wait for: extras, and modules of one operating system. An
 # import that waits for anything else hides a circle, or makes the first call slow by surprise.

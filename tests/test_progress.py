@@ -1,10 +1,14 @@
 """What users are told while they wait."""
 
 import logging
+import os
 import re
+import struct
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import joblib
 import numpy as np
@@ -21,6 +25,10 @@ from skclipsvd import (
     prediction_table,
 )
 from skclipsvd.progress import Bar, note, phase, seconds, shown
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 SETTINGS = dict(max_steps=6, lr=0.01, augment=False, batch_size=8, random_state=0)
 # In the order in which a first fit says them.
@@ -285,6 +293,36 @@ def test_bars_survive_numbers_of_numpy(capsys):
     with shown(np.int64(1)), phase("things", 3, "thing") as bar:
         bar.advance(np.int64(3))
     assert len(lines(capsys.readouterr().err)) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize(("lines", "columns"), [(24, 0), (0, 0), (0, 40), (24, 40)])
+def test_a_bar_is_there_on_a_screen_without_a_width(lines, columns):
+    """Containers and CI systems have terminals of no columns at all."""
+    code = (
+        "from skclipsvd.progress import phase, shown\n"
+        "with shown(1), phase('things', 3, 'thing', keep=True) as bar: bar.advance(3)"
+    )
+    printed = on_a_terminal([sys.executable, "-c", code], lines, columns)
+    last = [part for part in re.split(r"[\r\n]+", printed) if part.startswith("things:")][-1]
+    assert "3/3" in last
+    assert len(last) <= (columns or 80)
+
+
+def on_a_terminal(command, n_lines, n_columns):
+    """Run a command on a terminal of its own, and return what it prints there."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", n_lines, n_columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(command, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        printed = b""
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 4096):
+                printed += part
+    os.close(ours)
+    assert process.returncode == 0, printed
+    return printed.decode()
 
 
 def test_a_bar_that_an_interrupt_left_open_silences_nothing(capsys):

@@ -16,7 +16,6 @@ from ..clip.towers import TOWERS
 MATRICES = ("q", "k", "v", "o", "mlp", "conv")
 # Which blocks: all, a third, or indices.
 Layers = str | Sequence[int] | NDArray[np.integer]
-THIRDS = ("bottom", "middle", "top")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from ._base import (
     prompts_of,
 )
 from ._card import model_card
-from ._constraints import MODEL_CONSTRAINTS
 from ._lora import CLIPLoRAClassifier
 from ._so import CLIPSOClassifier
 from ._svd import CLIPSVDClassifier
@@ -21,7 +20,6 @@ from ._zero_shot import CLIPZeroShotClassifier
 
 __all__ = [
     "MACHINE_PARAMETERS",
-    "MODEL_CONSTRAINTS",
     "BaseCLIPClassifier",
     "CLIPLoRAClassifier",
     "CLIPSOClassifier",

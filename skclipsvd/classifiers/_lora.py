@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..adaptation import Adaptation, LowRankAdaptation, Target
 from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
+from ..constraints import TUNING_CONSTRAINTS
 from ..validation import Interval
 from ._adapter_file import Saved
-from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
 
 

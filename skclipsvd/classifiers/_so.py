@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ..adaptation import Adaptation, SparseAdaptation, Target
 from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
+from ..constraints import TUNING_CONSTRAINTS
 from ..training import Recipe, Task
 from ..validation import Interval
 from ._adapter_file import Saved
-from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
 
 # As published: so many steps, or fewer once an epoch's loss is so low.

@@ -13,8 +13,8 @@ from ..adaptation import Adaptation, SpectralAdaptation, Target
 from ..adaptation.factors import decompose
 from ..adaptation.targets import Layers
 from ..clip import Backbone, ClassNames
+from ..constraints import TUNING_CONSTRAINTS
 from ._adapter_file import Saved
-from ._constraints import TUNING_CONSTRAINTS
 from ._trained import TrainedCLIPClassifier
 
 

@@ -34,6 +34,7 @@ from ..images import (
     stack_views,
 )
 from ..labels import plain
+from ..paths import writable_folder
 from ..progress import note, phase, shown, spoken
 from ..training import (
     CallbackSupportMixin,
@@ -42,7 +43,6 @@ from ..training import (
     FitMonitor,
     SeveralLabels,
     Task,
-    checked_folder,
     steps_per_epoch,
     train,
     with_callbacks,
@@ -223,7 +223,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         (3,)
         """
         self._check_choices()
-        folder = None if self.checkpoint_dir is None else checked_folder(self.checkpoint_dir)
+        folder = None
+        if self.checkpoint_dir is not None:
+            folder = writable_folder(self.checkpoint_dir, "checkpoint_dir")
         given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
         classes = self._check_classes(Labels(given.labels, given.columns))
         validation = self._validation_given(given, classes, X_val, y_val)
@@ -231,7 +233,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             self._tell(given, classes, validation)
             backbone = self._load_backbone()
             checkpoint = self._checkpoint(folder, given, validation, backbone)
-            with nullcontext() if checkpoint is None else checkpoint.named_on_interrupt():
+            with nullcontext() if checkpoint is None else checkpoint.written_on_interrupt():
                 unchanged = self._fit(given, validation, classes, backbone, checkpoint)
             if checkpoint is not None:
                 checkpoint.remove()

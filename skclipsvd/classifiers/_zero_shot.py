@@ -11,11 +11,11 @@ from torch import nn
 
 from ..caching.memory import explained_out_of_memory
 from ..clip import Backbone, ClassNames
+from ..constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
 from ..images import Images
 from ..progress import shown
 from ..validation import fit_context
 from ._base import BaseCLIPClassifier
-from ._constraints import MODEL_CONSTRAINTS, PROMPT_CONSTRAINTS
 
 
 class CLIPZeroShotClassifier(BaseCLIPClassifier):

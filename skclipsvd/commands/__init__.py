@@ -1,6 +1,6 @@
 """The command ``skclipsvd``: what it takes; what it does is imported when it is asked for.
 
-Standard library only, so that ``--help`` and misspelt options are answered at once.
+Nothing heavy, so that ``--help`` and misspelt options are answered at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from .._version import __version__
+from ..console import run_command
 
 # Commands that have parsers of their own; what follows them is handed on.
 _HANDED_ON = {"experiments": ("skclipsvd.experiments.__main__", "The papers' experiments.")}
@@ -58,27 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0, 1 after an error that was printed, or 130 after Ctrl-C. Wrong options end the process
-        with 2, as argparse does.
+        0, 1 after an error that was printed, 130 after Ctrl-C, or 143 after SIGTERM. Wrong options
+        end the process with 2, as argparse does.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        if arguments and arguments[0] in _HANDED_ON:
-            module, _ = _HANDED_ON[arguments[0]]
-            return import_module(module).main(arguments[1:])
-        options = vars(_parser().parse_args(arguments))
-        run = _imported("skclipsvd.commands._run", quiet=options.get("quiet", False))
-        return run.run(options.pop("command"), options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-
-
-def _imported(module: str, *, quiet: bool = False) -> Any:
-    """Import what takes seconds, with a clock on the screen."""
-    progress = import_module("skclipsvd.progress")
-    with progress.shown(int(not quiet)), progress.phase("starting"):
-        return import_module(module)
+    if arguments and arguments[0] in _HANDED_ON:
+        module, _ = _HANDED_ON[arguments[0]]
+        return import_module(module).main(arguments[1:])
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    return run_command(
+        lambda: import_module("skclipsvd.commands._inputs").prepared(command, options),
+        quiet=options.get("quiet", False),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import SkippedFilesWarning, warn
+from ..image_files import is_image
 from .base import (
     DEFAULT_TEMPLATE,
     Contents,
@@ -24,7 +25,6 @@ from .base import (
     absolute,
     build_dataset,
     contents,
-    is_image,
     require_file,
     require_folder,
     require_images,
@@ -100,14 +100,15 @@ def load_folder(
     FileNotFoundError
         The folder, the file or listed images are missing.
     ValueError
-        There are no images, or images outside of the class folders; two folders mean the same
+        There are no images, or images beside the class folders; two folders mean the same
         part, or all classes hold the same folders; there is no such part; or the file is not as
         described.
 
     Warns
     -----
     SkippedFilesWarning
-        Class folders hold files that are no images by their names, or nothing else.
+        Class folders hold files that are no images by their names, or nothing else; folders or
+        images stand beside those of the parts.
 
     Notes
     -----
@@ -170,18 +171,18 @@ def _walk(root: Path) -> Items:
     # One of several may be a class, such as "test" beside "control"; two are not.
     if len(parts) < min(2, len(folders)) or not folders:
         return {"all": _walk_classes(root, {})}
-    if loose := _loose_images(root):
-        raise _in_no_class(root, loose)
     twice = [folder for folder, part in parts.items() if list(parts.values()).count(part) > 1]
     if twice:
         raise ValueError(
             f"{', '.join(twice)} in {root} mean the same part of a data set; load each by itself, "
             f"such as {root / twice[0]}."
         )
-    if others := [folder for folder in folders if folder not in parts]:
+    others = [folder for folder in folders if folder not in parts]
+    if others := [*others, *_loose_images(root)]:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         warn(
             f"{root} holds {', '.join(parts)}, the parts of a data set; left out: "
-            f"{', '.join(others)[:200]}.",
+            f"{', '.join(others[:5])}{more}.",
             SkippedFilesWarning,
         )
     numbers: dict[str, int] = {}

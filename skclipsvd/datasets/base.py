@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..images.formats import DECODED_FORMATS
+from ..image_files import is_image
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -176,26 +174,6 @@ def require_file(path: Path, expected: str) -> Path:
 def absolute(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path with ~ expanded, links kept as they are."""
     return Path(os.path.abspath(os.path.expanduser(path)))
-
-
-def is_image(name: str) -> bool:
-    """Tell by the name whether a file is an image that Pillow can decode, and not hidden."""
-    extension = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and extension in _extensions()
-
-
-def _extensions() -> frozenset[str]:
-    # Plugins, such as pillow-heif's, add to the registry at any time.
-    return _decoded_extensions(len(Image.registered_extensions()))
-
-
-@cache
-def _decoded_extensions(_n_registered: int) -> frozenset[str]:
-    return frozenset(
-        extension.lower()
-        for extension, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name in DECODED_FORMATS
-    )
 
 
 def subfolders(folder: str | Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from ..progress import phase, shown
+from ..console import run_command
 from . import settings
 
 _PROTOCOLS = {
@@ -59,21 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0, or 1 after an error that was printed.
+        0; 1 after an error that was printed, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    with shown(1), phase("starting"):
-        work = import_module("skclipsvd.experiments._work")
-    try:
-        if command == "table":
-            work.tabulate(**options)
-        else:
-            work.run(command, options)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(
+        lambda: import_module("skclipsvd.experiments._inputs").prepared(command, options)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

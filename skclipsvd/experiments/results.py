@@ -82,14 +82,9 @@ class Results:
     """
 
     def __init__(self, path: str | os.PathLike | None = None):
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else results_path(path)
         self._rows: list[Row] = []
-        if path is not None and self.path is not None:
-            if not self.path.absolute().parent.is_dir():
-                raise FileNotFoundError(
-                    f"out={os.fspath(path)!r}: the folder {self.path.absolute().parent} does not "
-                    "exist; create it, or name another file."
-                )
+        if self.path is not None:
             with _locked(self.path) as file:  # shows now whether it can be written and read
                 _parse(file.read(), self.path)
 
@@ -144,6 +139,27 @@ def key(row: Mapping[str, Any]) -> tuple:
     key : tuple
     """
     return tuple(row[column] for column in KEY)
+
+
+def results_path(path: str | os.PathLike) -> Path:
+    """Return the path of a file of results, ``~`` expanded; FileNotFoundError without its folder.
+
+    Parameters
+    ----------
+    path : str or path-like
+        It need not exist yet.
+
+    Returns
+    -------
+    path : Path
+    """
+    found = Path(path).expanduser()
+    if not found.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"out={os.fspath(path)!r}: the folder {found.absolute().parent} does not exist; create "
+            "it, or name another file."
+        )
+    return found
 
 
 def read_results(path: str | os.PathLike) -> list[Row]:

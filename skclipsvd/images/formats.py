@@ -16,19 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..exceptions import BitDepthWarning, warn
 from ..forks import in_forked_children
+from ..image_files import DECODED_FORMATS
 from .items import Item, opened
 
-# What Pillow, or a plug-in that the user registered (HEIF, JXL), decodes by itself. EPS starts
-# Ghostscript; WMF, BUFR, GRIB and HDF5 call handlers; IPTC opens whatever is inside it; MPEG has no
-# decoder.
-# fmt: off
-DECODED_FORMATS = frozenset({
-    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF",
-    "HEIF", "ICNS", "ICO", "IM", "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP",
-    "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA",
-    "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
-})
-# fmt: on
 _LONGEST_PATH = 1024
 _MAX_FILE_BYTES = 2 * 2**30
 _VARIABLE = "SKCLIPSVD_IMAGE_SECONDS"

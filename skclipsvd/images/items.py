@@ -247,7 +247,7 @@ def list_bad(bad: Sequence[tuple], name: Name, problem: str) -> str:
         and any("\\" in str(item) for _, item, *_ in bad)
     ):
         where += " (a path with backslashes, as on Windows, needs / between its folders here)"
-    return f"{len(bad)} image(s): {problem}{where}. {advice} or drop the rows: " + "; ".join(lines)
+    return f"{len(bad)} image(s): {problem}{where}. {advice} or leave them out: {'; '.join(lines)}"
 
 
 def short(item: Any) -> str:

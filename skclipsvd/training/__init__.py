@@ -2,7 +2,7 @@
 
 from .automatic import LEARNT_LOSS, STARTING_IMAGES, automatic_lr, automatic_steps, starting_loss
 from .callbacks import CallbackSupportMixin, FitMonitor, with_callbacks
-from .checkpoint import Checkpoint, checked_folder
+from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
 from .loop import learning_rate, train
@@ -26,7 +26,6 @@ __all__ = [
     "TrainingState",
     "automatic_lr",
     "automatic_steps",
-    "checked_folder",
     "learning_rate",
     "starting_loss",
     "steps_per_epoch",

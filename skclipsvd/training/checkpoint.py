@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,7 +35,7 @@ EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training between two steps: tensors by name, and what JSON can hold."""
+    """A training between two steps: tensors by name, and what JSON can hold, all of them copies."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
@@ -48,7 +47,7 @@ class Checkpoint:
     Parameters
     ----------
     folder : Path
-        From `checked_folder`.
+        From `skclipsvd.paths.writable_folder`.
     estimator_name : str
         What its name begins with.
     identity : str
@@ -67,6 +66,7 @@ class Checkpoint:
         self.identity = identity
         self.found = self._read()
         self._at_start: dict[str, Any] = {}
+        self._unwritten: Snapshot | None = None
         self._last_write = -np.inf
         self._can_write = True
 
@@ -85,9 +85,13 @@ class Checkpoint:
         self._at_start = random_state_as_json(rng)
         return rng
 
-    def is_due(self) -> bool:
-        """Tell whether it is time to write: after the first step, and then now and again."""
-        return self._can_write and time.monotonic() - self._last_write >= EVERY_SECONDS
+    def keep(self, snapshot: Snapshot) -> None:
+        """Hold the latest snapshot; write it after the first step, and then now and again."""
+        if self._can_write:
+            self._unwritten = snapshot
+            if time.monotonic() - self._last_write >= EVERY_SECONDS:
+                self.write(snapshot)
+                self._unwritten = None
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the file in one move; a disk that is full costs the checkpoint, not the fit."""
@@ -121,11 +125,13 @@ class Checkpoint:
                 note("checkpoint removed, the fit is complete: %s", self.path)
 
     @contextmanager
-    def named_on_interrupt(self) -> Iterator[None]:
-        """Say in a KeyboardInterrupt how to go on."""
+    def written_on_interrupt(self) -> Iterator[None]:
+        """Write the latest snapshot where Ctrl-C ends the fit, and say how to go on."""
         try:
             yield
         except KeyboardInterrupt as error:
+            if self._unwritten is not None:
+                self.write(self._unwritten)
             if self.path.exists():
                 error.args = (INTERRUPTED.format(self.path),)
             raise
@@ -142,27 +148,6 @@ class Checkpoint:
                 CheckpointWarning,
             )
             return None
-
-
-def checked_folder(checkpoint_dir: str | os.PathLike[str]) -> Path:
-    """Make the folder of the parameter `checkpoint_dir`, and try whether it can be written to.
-
-    Raises
-    ------
-    ValueError
-        It cannot.
-    """
-    folder = Path(os.path.abspath(Path(checkpoint_dir).expanduser()))
-    try:
-        with replacing(folder / ".skclipsvd-probe") as probe:
-            probe.write_bytes(b"")
-        (folder / ".skclipsvd-probe").unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"checkpoint_dir={os.fspath(checkpoint_dir)!r}: nothing can be written there "
-            f"({error.strerror or error}). Name a folder that can be written to, or None."
-        ) from error
-    return folder
 
 
 def random_state_as_json(rng: np.random.RandomState) -> dict[str, Any]:

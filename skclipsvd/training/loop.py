@@ -88,8 +88,8 @@ def train(
             for epoch in _epochs(state, recipe):
                 monitor.epoch_begins()
                 for rows in epoch:
-                    if checkpoint is not None and state.losses and checkpoint.is_due():
-                        checkpoint.write(state.snapshot())
+                    if checkpoint is not None and state.losses:
+                        checkpoint.keep(state.snapshot())
                     _step(state, encoders, recipe, rows)
                     bar.step_taken(state)
                 asked_to_stop = monitor.epoch_ended() | _has_learnt(state, recipe)

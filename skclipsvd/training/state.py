@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class TrainingState:
         self.first_order = self.order
 
     def snapshot(self) -> Snapshot:
-        """Return all of it, at least one step taken."""
+        """Copy all of it, at least one step taken."""
         tensors: dict[str, Tensor] = {
             f"number/{i}": number for i, number in enumerate(self.numbers)
         }
@@ -81,7 +82,8 @@ class TrainingState:
             values["stopping"] = self.stopping.values()
             best = enumerate(self.stopping.best_state)
             tensors.update({f"best/{i}": number for i, number in best})
-        return Snapshot(tensors, values)
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return Snapshot(copies, copy.deepcopy(values))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what `snapshot` returned."""

@@ -212,18 +212,85 @@ def test_info(model, capsys):
         ("predict MODEL TREE --top-k 9", "top_k must be from 1 to 3"),
         ("evaluate MODEL TREE --part dev", "has no part dev, only train, test"),
         ("train TREE -o x.safetensors --model ViT-B-61", "ViT-B-61"),
+        ("train BROKEN -o x.safetensors --model tiny", r"leave them out: '/.*bad\.png': is empty$"),
     ],
 )
 def test_errors_come_in_one_line(arguments, message, tree, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    for name in ("broken/a/bad.png", "broken/b/bad.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
     places = {"TREE": tree, "MODEL": model, "EMPTY": tmp_path / "empty"}
+    places["BROKEN"] = tmp_path / "broken"
     typed = [str(places.get(word, word)) for word in arguments.split()]
     assert main([*typed, "--quiet"]) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert re.search(message, error[0]), error
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file modes")
+def test_what_is_typed_is_checked_before_torch_is_imported(tree, model, tmp_path):
+    """Of each command, what costs ten seconds of imports to be told too late."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.json").write_text("{")
+    places = {"TREE": tree, "MODEL": model, "EMPTY": tmp_path / "empty"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)],
+        input=json.dumps([[str(places.get(w, w)) for w in line.split()] for line in TOO_LATE]),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    errors = done.stderr.splitlines()
+    for (typed, message), error in zip(TOO_LATE.items(), errors, strict=True):
+        assert re.search(f"^error: .*{message}", error), (typed, error)
+    assert {file.name for file in tmp_path.iterdir()} == {"empty", "words.json"}
+
+
+TOO_LATE = {
+    "train NOWHERE -o x.safetensors --quiet": "NOWHERE does not exist",
+    "train EMPTY -o x.safetensors --quiet": "No images in .*one folder per class",
+    "train TREE -o no/such/x.safetensors --quiet": "the folder .* does not exist; create it",
+    "train TREE -o MODEL --quiet": "exists; name another file, or pass --overwrite",
+    "train TREE -o x.safetensors --epochs -1 --quiet": r"'epochs' parameter of skclipsvd train",
+    "train TREE -o x.safetensors --lr 0 --quiet": "'lr' parameter .* Got 0.0 instead",
+    "train TREE -o x.safetensors --batch-size 0 --quiet": "'batch_size' parameter",
+    "train TREE -o x.safetensors --class-names words.json --quiet": "words.json is not valid JSON",
+    "train TREE -o x.safetensors --checkpoint-dir words.json/x --quiet": "nothing can be written",
+    "predict NOWHERE TREE --quiet": "no such adapter file",
+    "predict MODEL EMPTY --quiet": "holds no files whose names",
+    "predict MODEL TREE --out photo.jpg --quiet": "--out photo.jpg: name a .csv file",
+    "predict MODEL TREE --top-k 0 --quiet": "top_k must be at least 1; got 0",
+    "evaluate NOWHERE TREE --quiet": "no such adapter file",
+    "evaluate MODEL NOWHERE --out made --quiet": "NOWHERE does not exist",
+    "evaluate MODEL TREE --part dev --quiet": "has no part dev, only train, test",
+    "zero-shot TREE --classes a b --top-k 3 --quiet": "top_k must be from 1 to 2, the classes",
+    "info NOWHERE": "no such adapter file",
+    "demo --output no/such/demo.png": "the folder .* does not exist; create it",
+    "demo --output demo.txt": "--output demo.txt: name a picture, such as demo.png",
+    "experiments few-shot --folder NOWHERE": "NOWHERE does not exist",
+    "experiments few-shot --folder TREE --out no/such.csv": "the folder .* does not exist",
+    "experiments table NOWHERE.csv": "there is no such file of results",
+}
+WITHOUT_TORCH = """
+import io, json, os, sys
+from contextlib import redirect_stderr
+from skclipsvd.commands import main
+
+os.chdir(sys.argv[1])
+said = io.StringIO()
+for arguments in json.load(sys.stdin):
+    with redirect_stderr(said):
+        assert main(arguments) == 1, arguments
+lines = said.getvalue().splitlines()
+others = [line for line in lines if line.strip() and not line.startswith("error: ")]
+assert all("starting" in line for line in others), others
+sys.stderr.write("\\n".join(line for line in lines if line.startswith("error: ")))
+assert not {"torch", "open_clip", "torchvision"} & set(sys.modules)
+"""
 
 
 @pytest.mark.parametrize(
@@ -249,10 +316,12 @@ def test_as_a_module():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process can send another one Ctrl-C")
-def test_it_says_at_once_that_it_starts(model, tree):
+@pytest.mark.parametrize("name", ["predict", "demo"])
+def test_it_says_at_once_that_it_starts(name, model, tree):
     """Torch and open_clip take seconds to import: neither silence nor a traceback after Ctrl-C."""
     image = str(tree / "test" / "one" / "15.png")
-    command = [sys.executable, "-m", "skclipsvd", "predict", str(model), image]
+    typed = {"predict": ["skclipsvd", "predict", str(model), image], "demo": ["skclipsvd.demo"]}
+    command = [sys.executable, "-m", *typed[name]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         first = process.stderr.readline().decode()
         process.send_signal(signal.SIGINT)
@@ -280,6 +349,49 @@ def test_interrupted(tree, model, monkeypatch, tmp_path, capsys):
     assert main(["train", str(tree), "-o", str(out), "--quiet"]) == 130
     assert not out.exists()
     assert "interrupted" in capsys.readouterr().err
+
+
+TERMINATED = """
+import json, os, signal, sys
+from skclipsvd.commands import main
+from skclipsvd.training import Encoders
+
+backward, taken = Encoders.backward, []
+
+def counted(self, *args):
+    taken.append(1)
+    if len(taken) == 4 and "terminate" in sys.argv:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return backward(self, *args)
+
+Encoders.backward = counted
+status = main(json.loads(sys.stdin.read()))
+print(len(taken))
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can send another one SIGTERM")
+def test_a_job_that_is_ended_goes_on_where_it_was(tree, tmp_path):
+    """As Slurm does when the time of a job is over."""
+    out, folder = tmp_path / "x.safetensors", tmp_path / "checkpoints"
+    typed = ["train", str(tree), "-o", str(out), "--model", "tiny", "--no-augment", "--quiet"]
+    typed += ["--max-steps", "6", "--lr", "0.01", "--seed", "0", "--checkpoint-dir", str(folder)]
+
+    def run(*more):
+        command = [sys.executable, "-W", "ignore", "-c", TERMINATED, *more]
+        return subprocess.run(command, input=json.dumps(typed), capture_output=True, text=True)
+
+    ended = run("terminate")
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    (checkpoint,) = folder.iterdir()
+    assert f"continues from the checkpoint {checkpoint};" in ended.stderr
+    assert not out.exists()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3"  # of six steps
+    assert out.exists()
+    assert not any(folder.iterdir())
 
 
 def test_prediction_table_raises_or_reports(tree, model):

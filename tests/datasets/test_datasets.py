@@ -245,6 +245,10 @@ def test_what_is_no_part_of_a_tree_is_told(tmp_path):
     touch(tmp_path, "train/a/1.png", "test/a/1.png", "masks/a/1.png")
     with pytest.warns(SkippedFilesWarning, match="the parts of a data set; left out: masks"):
         assert set(load_folder(tmp_path).splits) == {"train", "test"}
+    touch(tmp_path, "cover.jpg", "Thumbs.db", ".DS_Store", "notes.txt")
+    with pytest.warns(SkippedFilesWarning, match=r"left out: masks, cover\.jpg\.$"):
+        dataset = load_folder(tmp_path)
+    assert relative(dataset.splits["train"], tmp_path) == ["train/a/1.png"]
     touch(tmp_path / "drug", "test/1.png", "control/1.png")
     assert load_folder(tmp_path / "drug").class_names == ("control", "test")
 

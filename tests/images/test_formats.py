@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_image
 
 from skclipsvd import clear_caches
 from skclipsvd.exceptions import BitDepthWarning
+from skclipsvd.image_files import DECODED_FORMATS
 from skclipsvd.images import as_items, check_exist, decode_all, identity
-from skclipsvd.images.formats import DECODED_FORMATS
 from skclipsvd.images.preprocessing import view_transform
 
 CONFIG = PreprocessCfg(size=32)

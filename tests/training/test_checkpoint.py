@@ -138,6 +138,33 @@ def test_a_fit_of_several_labels_goes_on(small_model, photographs, tmp_path, cut
     assert len(steps) == 2 * 8 + 5
 
 
+@pytest.mark.parametrize("case", ["crops", "early stopping", "LoRA", "SO"])
+def test_an_interrupt_costs_no_more_than_its_step(
+    case, small_model, photographs, tmp_path, steps, monkeypatch
+):
+    """Half a minute between two checkpoints is not lost, and nothing of the step is kept."""
+    kind, options = CASES[case]
+    alone = kind(small_model, **{**BASE, **options}).fit(*photographs)
+    classifier = clone(alone).set_params(checkpoint_dir=tmp_path)
+    backward = Encoders.backward
+
+    def interrupted(self, *args):
+        loss = backward(self, *args)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    steps.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoders, "backward", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"continues from the checkpoint .*\.safet"):
+            classifier.fit(*photographs)
+    assert not hasattr(classifier, "classes_")
+    steps.clear()
+    assert_same_fit(classifier.fit(*photographs), alone)
+    assert len(steps) == alone.n_iter_ - 4
+
+
 def test_a_warm_start_goes_on(small_model, photographs, tmp_path, cut_off):
     def twice_fitted():
         clf = CLIPSVDClassifier(small_model, max_steps=5, warm_start=True, **BASE)

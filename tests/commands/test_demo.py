@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skclipsvd import CLIPSVDClassifier, demo
+from skclipsvd import CLIPSVDClassifier
+from skclipsvd.commands import demo
 
 RIGHT, WRONG = (0x1A, 0x7F, 0x37), (0xCF, 0x22, 0x2E)
 
@@ -48,7 +49,7 @@ def test_the_report_says_what_is_tuned_and_what_a_file_takes(digits, capsys):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path, capsys):
-    demo.main(["--output", str(tmp_path / "sheet.png")])
+    demo.run(str(tmp_path / "sheet.png"), seed=0)
     shown = capsys.readouterr().out
     before, after = (float(value) for value in re.findall(r"([\d.]+)%", shown))
     assert before < after

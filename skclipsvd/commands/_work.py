@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
 
-from .. import demo
 from ..caching.files import replacing
 from ..classifiers import (
     BaseCLIPClassifier,
@@ -25,62 +21,19 @@ from ..classifiers import (
     CLIPZeroShotClassifier,
     has_several_labels,
 )
-from ..datasets import Dataset, Split, list_images, load_folder
-from ..exceptions import SkclipsvdWarning
+from ..datasets import Split
 from ..inspection import ConfusionDisplay
 from ..persistence import load_adapter
 from ..predictions import prediction_table
+from . import demo
 
 _METHODS = {"svd": CLIPSVDClassifier, "lora": CLIPLoRAClassifier}
 _Options = dict[str, Any]
 
 
-def run(command: str, options: _Options) -> int:
-    """Run a command; print errors and warnings in one line each.
-
-    Parameters
-    ----------
-    command : str
-        Its name.
-    options : dict
-        What the command line gave; None where it gave nothing.
-
-    Returns
-    -------
-    status : int
-        0; 1 after an error; 130 after Ctrl-C.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", SkclipsvdWarning)
-            warnings.showwarning = _show_warning
-            _COMMANDS[command](options)
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
 def _train(options: _Options) -> None:
-    output = _check_output(options.pop("output"), overwrite=options.pop("overwrite"))
-    folder = options.pop("folder")
-    data = load_folder(folder, split=options.pop("split"))
-    train = _part(data, "train")
-    validation = data.splits.get("val")
+    output, folder = options.pop("output"), options.pop("folder")
+    train, validation = options.pop("train"), options.pop("val")
     clf = _estimator(_METHODS[options.pop("method")], options)
     fitted_on = {} if validation is None or not clf.early_stopping else _validation(validation)
     clf.fit(train.paths, train.labels, **fitted_on)
@@ -90,7 +43,7 @@ def _train(options: _Options) -> None:
         f"{clf.n_parameters_tuned_:,} numbers trained; written: {output} "
         f"({os.path.getsize(output) / 1024:.0f} KiB)"
     )
-    if "test" in data.splits:
+    if options["has_test"]:
         print(f"to test it: skclipsvd evaluate {output} {folder}")
 
 
@@ -110,11 +63,8 @@ def _zero_shot(options: _Options) -> None:
 
 
 def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
-    out = options["out"] and _check_output(options["out"], overwrite=True)
-    if out is not None and out.suffix.lower() != ".csv":
-        raise ValueError(f"--out {options['out']}: name a .csv file.")
-    paths = [path for given in options["images"] for path in _images(Path(given))]
-    rows = _records(prediction_table(clf, paths, top_k=options["top_k"], on_error="report"))
+    paths, out, top_k = (options[name] for name in ("images", "out", "top_k"))
+    rows = _records(prediction_table(clf, paths, top_k=top_k, on_error="report"))
     if out is None:
         _write_csv(sys.stdout, rows)
     else:
@@ -127,37 +77,15 @@ def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
         )
 
 
-def _images(given: Path) -> list[str]:
-    """List the images of a folder; a file is taken for one whatever it is called."""
-    if not given.is_dir():
-        return [str(given)]
-    found = list_images(given)
-    if not found:
-        raise ValueError(f"{given} holds no files whose names are those of images.")
-    return found
-
-
 def _evaluate(options: _Options) -> None:
-    out = options.pop("out")
-    if out is not None:
-        if importlib.util.find_spec("matplotlib") is None:  # before the work, not after it
-            raise ImportError("--out draws a picture; it needs `pip install 'skclipsvd[plot]'`.")
-        Path(out).mkdir(parents=True, exist_ok=True)
-    data = load_folder(options.pop("folder"), split=options.pop("split"))
-    part = _part(data, options.pop("part") or "test")
-    if list(data.splits) == ["all"]:
-        print(
-            f"note: {data.name} has no part test/, so all of its images are tested on. If the "
-            "classifier was trained on them, expect a lower accuracy on new images.",
-            file=sys.stderr,
-        )
+    part, name, out = (options.pop(key) for key in ("part", "name", "out"))
     clf = _load(options)
     if has_several_labels(clf):
         raise ValueError(
             "this classifier gives images several labels, and a folder for each class says one of "
             "each image; evaluate it in Python, with clf.score(X, y)."
         )
-    _check_labels(part.labels, clf.classes_, data.name)
+    _check_labels(part.labels, clf.classes_, name)
     names = [str(label) for label in clf.classes_]
     predicted = clf.predict(part.paths).astype(str)
     print(f"accuracy: {accuracy_score(part.labels, predicted):.1%} of {len(part)} images\n")
@@ -167,7 +95,7 @@ def _evaluate(options: _Options) -> None:
     print(_confusion_text(matrix, names))
     if out is not None:
         scores = classification_report(part.labels, predicted, output_dict=True, **report)
-        _write_evaluation(Path(out), matrix, names, scores)
+        _write_evaluation(out, matrix, names, scores)
 
 
 def _write_evaluation(
@@ -234,32 +162,7 @@ def _estimator(kind: type[BaseCLIPClassifier], options: _Options) -> Any:
     """Make an estimator of what was given; the rest keeps its default."""
     given = {name: value for name, value in options.items() if value is not None}
     given["verbose"] = int(not given.pop("quiet"))
-    if file := given.get("class_names"):
-        given["class_names"] = json.loads(Path(file).read_text(encoding="utf-8"))
     return kind(**{name: value for name, value in given.items() if name in kind().get_params()})
-
-
-def _part(data: Dataset, name: str) -> Split:
-    """Return a part of the data; the whole where there are no parts."""
-    if name in data.splits:
-        return data.splits[name]
-    if list(data.splits) == ["all"]:
-        return data.splits["all"]
-    raise ValueError(f"{data.name} has no part {name}, only {', '.join(data.splits)}.")
-
-
-def _check_output(file: str, *, overwrite: bool) -> Path:
-    """Say before the work begins that its result cannot be written."""
-    path = Path(file).expanduser().absolute()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{file}: the folder {path.parent} does not exist; create it.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{file} is a folder; name a file in it.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{file} exists; name another file, or pass --overwrite.")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{file}: you have no permission to write to {path.parent}.")
-    return path
 
 
 def _records(table: Any) -> list[dict[str, Any]]:
@@ -282,7 +185,7 @@ def _demo(options: _Options) -> None:
     demo.run(**options)
 
 
-_COMMANDS: Mapping[str, Callable[[_Options], None]] = {
+COMMANDS: Mapping[str, Callable[[_Options], None]] = {
     "train": _train,
     "predict": _predict,
     "evaluate": _evaluate,

@@ -1,4 +1,4 @@
-"""What scikit-learn checks of parameters that several estimators share."""
+"""What scikit-learn checks of parameters that several estimators share; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from ..adaptation.targets import THIRDS
-from ..validation import Interval, StrOptions
+from .validation import Interval, StrOptions
 
 MODEL_CONSTRAINTS: dict = {
     "model_name": [str],
@@ -33,7 +32,7 @@ TUNING_CONSTRAINTS: dict = {
     "towers": [list, tuple],
     "matrices": [list, tuple],
     "head": [StrOptions({"logistic"}), None],
-    "layers": [StrOptions({"all", *THIRDS}), list, tuple, np.ndarray, range],
+    "layers": [StrOptions({"all", "bottom", "middle", "top"}), list, tuple, np.ndarray, range],
     "epochs": [_NOT_NEGATIVE, StrOptions({"auto"})],
     "max_steps": [_NOT_NEGATIVE, None],
     "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
@@ -51,3 +50,10 @@ TUNING_CONSTRAINTS: dict = {
     "random_state": ["random_state"],
     "checkpoint_dir": [str, os.PathLike, None],
 }
+
+
+def check_top_k(top_k: int, n_classes: int | None = None) -> None:
+    """Raise ValueError where not so many labels can be listed; None where that is not known yet."""
+    allowed = "at least 1" if n_classes is None else f"from 1 to {n_classes}, the classes"
+    if top_k < 1 or (n_classes is not None and top_k > n_classes):
+        raise ValueError(f"top_k must be {allowed}; got {top_k}.")
