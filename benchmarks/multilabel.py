@@ -90,7 +90,8 @@ def measured(model, data, shots, seed, n_test):
         seconds = time.process_time() - began
         about = {"data": data.name, "shots": shots, "seed": seed, "method": name}
         found = scored(truth[:, told], decide(X_test)[:, told])
-        yield {**about, **{k: round(v, 2) for k, v in found.items()}, "seconds": round(seconds, 1)}
+        numbers = {name: round(float(value), 2) for name, value in found.items()}
+        yield {**about, **numbers, "seconds": round(seconds, 1)}
 
 
 def report(rows):
