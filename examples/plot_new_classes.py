@@ -49,12 +49,23 @@ for name, classifier in (("zero-shot", zero_shot), ("adapted", clf)):
 # is the usual summary, but look at both numbers.
 
 figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-for i, (name, values) in enumerate(table.items()):
-    bars = axis.bar(np.arange(3) + 0.38 * i, 100 * np.array(values), width=0.36, label=name)
-    axis.bar_label(bars, fmt="%.1f")
-axis.set_xticks(np.arange(3) + 0.19, ["base classes", "novel classes", "harmonic mean"])
-axis.set(ylabel="accuracy, %", ylim=(80, 102))
-axis.legend(loc="lower right")
+for (name, values), marker, side in zip(table.items(), "os", (-1, 1), strict=True):
+    percent = 100 * np.array(values)
+    axis.plot(np.arange(3), percent, marker, markersize=8, label=name)
+    for place, value in enumerate(percent):
+        axis.annotate(
+            f"{value:.1f}",
+            (place, value),
+            xytext=(10 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+        )
+axis.set_xticks(np.arange(3), ["base classes", "novel classes", "harmonic mean"])
+axis.set(ylabel="accuracy, %", xlim=(-0.5, 2.5))
+axis.margins(y=0.1)
+axis.grid(axis="y", alpha=0.3)
+figure.legend(loc="outside upper right", ncols=2, frameon=False)
 plt.show()
 
 # %%

@@ -9,10 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..constraints import TUNING_CONSTRAINTS
 from ..datasets import Dataset
 from ..exceptions import SkclipsvdWarning
 from ..paths import class_names_in
-from .data import open_data, open_folder
+from ..validation import check_values
+from .data import checked_seeds, checked_shots, open_data, open_folder
 from .results import Row, holds_results, read_results, results_path
 
 
@@ -40,6 +42,11 @@ def prepared(command: str, options: dict[str, Any]) -> Callable[[], None]:
 def _of_protocol(
     protocol: str, options: dict[str, Any]
 ) -> tuple[str, list[Dataset], list[Dataset] | None, dict[str, Any]]:
+    given = {name: value for name, value in options.items() if value is not None}
+    checked_shots(given.get("shots", [1]))
+    checked_seeds(given.get("seeds", [1]))
+    ranges = {name: given[name] for name in (given.keys() & TUNING_CONSTRAINTS) - {"class_names"}}
+    check_values(ranges, TUNING_CONSTRAINTS, protocol)
     file = options["class_names"]
     options["class_names"] = None if file is None else class_names_in(file)
     data = _opened(options, "data", "folder")

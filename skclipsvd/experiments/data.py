@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from ..caching.files import replacing
 from ..datasets import Dataset, load, load_folder, load_handwritten_digits
 from ..datasets.base import absolute
-from ..model_selection import sample_shots
+from ..model_selection import check_count, sample_shots
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,24 @@ def _part(data: Dataset, name: str) -> Part:
 def words(data: Dataset) -> list[str]:
     """Return the class names as they are put into prompts."""
     return [name.replace("_", " ") for name in data.class_names]
+
+
+def checked_shots(shots: Iterable[int]) -> list[int]:
+    """Return numbers of shots without repetitions; ValueError where one is none."""
+    found = [check_count("shots", n) for n in dict.fromkeys(shots)]
+    if not found:
+        raise ValueError("shots is empty; it needs one entry or more.")
+    return found
+
+
+def checked_seeds(seeds: Iterable[int]) -> list[int]:
+    """Return seeds without repetitions; ValueError where one is none."""
+    found = list(dict.fromkeys(seeds))
+    if not found:
+        raise ValueError("seeds is empty; it needs one entry or more.")
+    if not all(isinstance(seed, Integral) and seed >= 0 for seed in found):
+        raise ValueError(f"seeds={found!r} must be ints of at least 0.")
+    return found
 
 
 def draw(train: Part, n_shots: int, seed: int) -> Part:

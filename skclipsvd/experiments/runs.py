@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,18 @@ from .._version import __version__
 from ..clip import choose_device, load_backbone
 from ..datasets import Dataset
 from ..exceptions import RepeatedImagesWarning, warn
-from ..model_selection import check_count
 from . import settings
-from .data import Part, draw, n_drawn, one_line, rare_classes, words, write_shots
+from .data import (
+    Part,
+    checked_seeds,
+    checked_shots,
+    draw,
+    n_drawn,
+    one_line,
+    rare_classes,
+    words,
+    write_shots,
+)
 from .methods import (
     METHODS,
     Estimator,
@@ -269,12 +277,7 @@ def make_plan(
     check_overrides(overrides, by_method)
     for method, own in by_method.items():
         check_overrides(own, [method])
-    shots = [check_count("shots", n) for n in dict.fromkeys(shots)]
-    seeds = list(dict.fromkeys(seeds))
-    if not shots or not seeds:
-        raise ValueError(f"shots={shots!r} and seeds={seeds!r} need one entry or more each.")
-    if not all(isinstance(seed, Integral) and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds={seeds!r} must be ints of at least 0.")
+    shots, seeds = checked_shots(shots), checked_seeds(seeds)
     return Plan(protocol, data, train, tests, by_method, shots, seeds, setting, overrides)
 
 

@@ -418,7 +418,7 @@ def test_a_result_belongs_to_what_determines_it(root, tmp_path):
         (dict(methods=["svm"]), ValueError, "methods: 'svm' is unknown; choose of zero-shot"),
         (dict(methods=[]), ValueError, "methods is empty"),
         (dict(shots=[0]), ValueError, "shots must be an int of at least 1; got 0"),
-        (dict(shots=[]), ValueError, "need one entry or more each"),
+        (dict(shots=[]), ValueError, "needs one entry or more"),
         (dict(seeds=[-1]), ValueError, r"seeds=\[-1\] must be ints of at least 0"),
         (dict(setting="best"), ValueError, "setting='best': choose one of default, published"),
         (dict(learning_rate=1), TypeError, "'learning_rate' is no parameter of zero-shot, linear"),
