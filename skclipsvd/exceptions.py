@@ -18,6 +18,7 @@ __all__ = [
     "BitDepthWarning",
     "CheckpointWarning",
     "ConflictingLabelsWarning",
+    "ConstantLabelWarning",
     "CutPromptWarning",
     "ForkedProcessWarning",
     "IndistinctClassesWarning",
