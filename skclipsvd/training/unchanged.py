@@ -137,5 +137,4 @@ class SeenPredictions:
 
 def _of_rows(differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Tell of each image whether anything differs."""
-    of_rows: NDArray[np.bool_] = differs.reshape(len(differs), -1).any(axis=1)
-    return of_rows
+    return np.asarray(differs.reshape(len(differs), -1).any(axis=1))
