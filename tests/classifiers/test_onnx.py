@@ -126,6 +126,7 @@ def test_what_a_reader_has_to_know_is_in_the_file(small_model, tmp_path):
         "resize_mode": "shortest",
         "interpolation": "bicubic",
         "fill_color": 0,
+        "several_labels": False,
         "estimator": "CLIPZeroShotClassifier",
         "backbone_fingerprint": clf.backbone_fingerprint_,
     }
