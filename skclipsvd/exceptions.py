@@ -18,6 +18,7 @@ __all__ = [
     "BitDepthWarning",
     "CheckpointWarning",
     "ConflictingLabelsWarning",
+    "ConstantLabelWarning",
     "CutPromptWarning",
     "ForkedProcessWarning",
     "IndistinctClassesWarning",
@@ -69,6 +70,10 @@ class UnchangedPredictionsWarning(SkclipsvdWarning):
 
 class ConflictingLabelsWarning(SkclipsvdWarning):
     """One picture is trained on with several labels, perhaps under several names."""
+
+
+class ConstantLabelWarning(SkclipsvdWarning):
+    """Several labels per image, some of which all training images have, or none."""
 
 
 class CutPromptWarning(SkclipsvdWarning):

@@ -55,3 +55,18 @@ def check_classes(labels: NDArray) -> None:
     """Raise ValueError where labels are no classes, such as fractions or several in a row."""
     # Tripled, because scikit-learn warns of "many classes" where few images have few of each.
     check_classification_targets(np.tile(labels, 3))
+
+
+def check_one_per_image(labels: Any, name: str) -> None:
+    """Raise ValueError where labels are a table: several for each image.
+
+    Parameters
+    ----------
+    labels : array-like
+        As the user passed them.
+    name : str
+        What does not take several.
+    """
+    shape = labels.shape if hasattr(labels, "shape") else np.shape(labels)
+    if len(shape) > 1 and shape[1] > 1:
+        raise ValueError(f"{name} takes one label per image; y has the shape {tuple(shape)}.")

@@ -18,9 +18,14 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from .classifiers import BaseCLIPClassifier, TakesImages, embeddings_and_scores
+from .classifiers import (
+    BaseCLIPClassifier,
+    TakesImages,
+    embeddings_and_scores,
+    has_several_labels,
+)
 from .images import Images, ImageStream, as_items, check_exist
-from .labels import check_classes, check_no_missing, plain
+from .labels import check_classes, check_no_missing, check_one_per_image, plain
 from .progress import shown, spoken
 from .validation import Interval, StrOptions, fit_context
 
@@ -471,6 +476,12 @@ class OpenSetClassifier(TakesImages, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"{type(inner).__name__} has neither predict_proba nor decision_function, so "
                 "nothing says how known an image looks."
+            )
+        check_one_per_image(y, type(self).__name__)
+        if has_several_labels(inner):
+            raise ValueError(
+                "the frozen classifier gives images several labels, or none where nothing fits; "
+                f"{type(self).__name__} is for one label per image."
             )
         check_no_missing(y, "y")
         labels = column_or_1d(y, warn=True)

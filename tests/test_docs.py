@@ -233,6 +233,52 @@ def test_the_page_on_speed_has_the_numbers_of_the_benchmark():
             assert cell == (low if low == high else f"{low} to {high}"), (column, process)
 
 
+def cells_of(page, begin, end):
+    """Return the cells of the one table of a part of a page, without header and first column."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    lines = [re.split(r" *\| *", line)[2:-1] for line in text.splitlines() if line.startswith("|")]
+    return lines[2:]
+
+
+def rows_of(name):
+    file = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["rows"]
+
+
+def test_the_page_on_speed_has_the_phases_of_a_prediction():
+    cells = cells_of("speed.md", "## Where a prediction's time goes", "For small files")
+    rows = rows_of("predict-phases")
+    assert len(cells) == len(rows) == 8
+    for line, row in zip(cells, rows, strict=True):
+        copied = row["stack, %"] + row["normalise, %"] + row["all else, %"]
+        decode, resize, tower = (
+            row[f"{name}, %"] for name in ("open and decode", "resize and crop", "tower")
+        )
+        shares = [f"{share:.1f}" for share in (decode, resize, copied, tower)]
+        ahead = f"{row['in turn / one batch ahead']:.2f}"
+        assert line == [row["files"], f"{row['ms per image']:.1f}", *shares, ahead]
+
+
+def test_the_page_on_saving_has_the_accuracy_of_eight_bits():
+    cells = cells_of("saving.md", "how many labels in a hundred stayed the same", "For ViT-B/16")
+    rows = [row for row in rows_of("quantized") if row.get("backbone") in ("tiny", "lite0-64")]
+    for line, name in zip(cells, dict.fromkeys(row["set"] for row in rows), strict=True):
+        exact, *others = (row for row in rows if row["set"] == name)
+        said = [f"{row['accuracy, %']} ({row['labels as before, %']})" for row in others]
+        assert [cell for cell in line if cell != "-"] == [str(exact["accuracy, %"]), *said]
+
+
+def test_the_page_on_many_machines_has_the_numbers_of_the_benchmark():
+    cells = cells_of("many_machines.md", "## What it costs", "The search takes")
+    one, two = rows_of("many_machines")
+    names = ("workers start, s", "search, s", "prediction, s", "all of it, s")
+    expected = [[f"{row[name]:.1f}" for row in (one, two)] for name in names]
+    expected[0][0] = "-"
+    expected.append([str(row["images decoded by the search"]) for row in (one, two)])
+    expected.append([f"{row['peak memory, MB']:,.0f}" for row in (one, two)])
+    assert cells == expected
+
+
 def test_every_number_of_a_benchmark_page_is_in_its_file(tmp_path, monkeypatch):
     pages = load(ROOT / "docs" / "_ext" / "benchmark_pages.py")
     results = tmp_path / "results"

@@ -83,8 +83,10 @@ def test_a_site_that_is_not_there_is_no_clean_site(tmp_path, monkeypatch, capsys
 
 
 SMALLEST = {
+    "candidates": "--counted tiny --repeats 1",
     "decode": "--repeats 1",
     "predict": "--model tiny --images 6 --batch 2 --repeats 1",
+    "quantized": "--models tiny --data digits --large-on= --repeats 1",
     "search": "--models tiny --epochs 1 2 --repeats 1",
     "step": "--model tiny --classes 2 --batch 2 --repeats 1 --seconds 0",
     "versions": f"--before {ROOT} --model tiny --classes 2 --batch 2 --images 4 --repeats 1 "
@@ -102,6 +104,48 @@ def test_a_benchmark_measures_and_writes_down(name, tmp_path, monkeypatch):
     program.main()
     (written,) = tmp_path.glob("*.json")
     assert json.loads(written.read_text(encoding="utf-8"))["rows"]
+
+
+def written_by(name, arguments, tmp_path, monkeypatch):
+    """Run a benchmark whose own processes find it in the repository; return its rows."""
+    monkeypatch.syspath_prepend(ROOT)
+    program, report = (import_module(f"benchmarks.{stem}") for stem in (name, "_report"))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
+    monkeypatch.chdir(ROOT)
+    program.main()
+    (written,) = tmp_path.glob("*.json")
+    return json.loads(written.read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.slow
+def test_the_time_of_a_prediction_is_split_into_phases(tmp_path, monkeypatch):
+    arguments = "--phases tiny --images 8 --batch 4 --repeats 1"
+    small, large = written_by("predict", arguments, tmp_path, monkeypatch)
+    for row in (small, large):
+        shares = [value for name, value in row.items() if name.endswith(", %")]
+        assert all(share >= 0 for share in shares)
+        assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert large["open and decode, %"] > small["open and decode, %"]
+
+
+@pytest.mark.slow
+def test_a_compiled_tower_gives_the_same_features(tmp_path, monkeypatch):
+    arguments = "--models tiny --batch 8 --repeats 1 --forms"
+    (row,) = written_by("compiled", f"{arguments} torch.jit", tmp_path, monkeypatch)
+    assert row["largest relative difference"] < 1e-5
+    assert row["start-up, s"] > 0
+
+
+@pytest.mark.slow
+def test_two_workers_answer_as_one_process(tmp_path, monkeypatch):
+    arguments = "--files 40 --epochs 1 2 --repeats 1"
+    one, two = written_by("many_machines", arguments, tmp_path, monkeypatch)
+    settings = json.loads((tmp_path / "many_machines.json").read_text())["settings"]
+    assert settings["both give the same labels"]
+    assert one["images decoded by the search"] == 200
+    assert two["images decoded by the search"] == 600  # by each worker, and for the last fit
+    assert two["peak memory, MB"] > 2 * one["peak memory, MB"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ _OF_OPTIONS = {
     "fit-small": "Whole default fits and predictions of small backbones, by phase.",
     "methods-novel": "Trained on half of the digits, tested on it and on the other half.",
     "methods-photographs": "The methods side by side on eight sets of photographs.",
+    "predict-phases": "Where the time of a prediction goes, and what decoding ahead gains.",
+    "quantized-vit": "Labels of ViT-B/16 on satellite photographs, in 32 and in 8 bits.",
     "soak-files": "Load: one prediction of 20,000 files, its answers and its memory.",
     "step-profile": "Where the time of one training step of ViT-B/16 goes, by kind of operation.",
     "step-rates": "How fast this machine multiplies matrices of the shapes that a step needs.",

@@ -8,6 +8,7 @@ from ._base import (
     adapter_fingerprint,
     embeddings_and_scores,
     frozen_and_adapted,
+    has_several_labels,
     prompts_of,
 )
 from ._card import model_card
@@ -30,6 +31,7 @@ __all__ = [
     "adapter_fingerprint",
     "embeddings_and_scores",
     "frozen_and_adapted",
+    "has_several_labels",
     "model_card",
     "prompts_of",
     "read_adapter",

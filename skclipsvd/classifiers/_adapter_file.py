@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything but heads. 3: with a
-# head, which a reader that does not know it must not pass over.
-_FORMATS = (1, 2, 3)
+# head, which a reader that does not know it must not pass over. 4: of several labels per image.
+_FORMATS = (1, 2, 3, 4)
 _KEY = "skclipsvd"
 # Over header and arrays, so that a damaged bit is noticed; files of 0.1.0 have none.
 _CHECKSUM = "sha256"
@@ -80,8 +80,9 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             values[name] = _encode(value)
         else:
             values[name] = plain(value)
+    has_head = any(name.startswith("head_") for name in arrays)
     header = {
-        "format": 3 if any(name.startswith("head_") for name in arrays) else 2,
+        "format": 4 if "intercept_" in arrays else 3 if has_head else 2,
         "estimator": type(estimator).__name__,
         "parameters": _encode_parameters(estimator),
         "fitted": values,

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -54,8 +53,10 @@ from ..images import (
 )
 from ..labels import check_classes, check_no_missing, plain
 from ..progress import phase, shown
+from ..training import Objective, OneClass, SeveralLabels
 from ..validation import named_by_class
 from ._adapter_file import Saved, write_adapter
+from ._indicator import Labels, as_indicator, check_columns
 from ._onnx import write_onnx
 from ._report import FitReportMixin
 
@@ -164,11 +165,14 @@ class BaseCLIPClassifier(
     backbone_fingerprint_: str
     backbone_config_: dict[str, Setting]
 
+    intercept_: NDArray[np.float32]
+
     _saved: ClassVar[Mapping[str, Saved]] = {
         "classes_": Saved("labels"),
         "text_features_": Saved("array"),
         "logit_scale_": Saved("number"),
         "logit_bias_": Saved("number"),
+        "intercept_": Saved("array", optional=True),  # only of several labels per image
         "n_parameters_": Saved("number"),
         "backbone_fingerprint_": Saved("text"),
         "backbone_config_": Saved("settings", optional=True),  # 0.1.0 did not keep it
@@ -185,6 +189,8 @@ class BaseCLIPClassifier(
         lengths = np.linalg.norm(features.astype(np.float64), axis=1)
         if not (np.abs(lengths - 1) < _UNIT_TOLERANCE).all():
             raise ValueError("text_features_ must have unit length")
+        if "intercept_" in fitted and fitted["intercept_"].shape != classes.shape:
+            raise ValueError("one intercept per label is needed")
         if fitted["logit_scale_"] <= 0:
             raise ValueError("logit_scale_ must be positive")
         for name in ("n_parameters_", "n_parameters_tuned_", "n_iter_"):
@@ -207,7 +213,8 @@ class BaseCLIPClassifier(
     def decision_function(self, X: ImageStream) -> NDArray[np.float32]:
         """Score images: ``logit_scale_ * cos(image, class text) + logit_bias_``.
 
-        Where there is a `head`, the weighted mean of that and of the head's score.
+        Where images have several labels, each label's `intercept_` is added. Where there is a
+        `head`, the weighted mean of that and of the head's score.
 
         Parameters
         ----------
@@ -219,7 +226,7 @@ class BaseCLIPClassifier(
         -------
         scores : float32 ndarray of shape (n_images, n_classes), or (n_images,) for two classes
             Columns in the order of `classes_`; for two classes the second one's score minus the
-            first one's.
+            first one's. Where images have several labels, (n_images, n_labels) also for two.
 
         Raises
         ------
@@ -243,11 +250,13 @@ class BaseCLIPClassifier(
         (2, 3)
         """
         scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+        return self._objective.decisions(scores)
 
     @named_by_class
     def predict(self, X: ImageStream) -> NDArray:
         """Predict the label of the highest score: whose text is most similar to each image.
+
+        Where images have several labels, those whose score is positive.
 
         Parameters
         ----------
@@ -258,7 +267,8 @@ class BaseCLIPClassifier(
         Returns
         -------
         labels : ndarray of shape (n_images,)
-            Entries of `classes_`, of their dtype.
+            Entries of `classes_`, of their dtype. Where images have several labels, an int64
+            ndarray of shape (n_images, n_labels) of 0 and 1, columns in the order of `classes_`.
 
         Raises
         ------
@@ -281,12 +291,15 @@ class BaseCLIPClassifier(
         >>> clf.predict(paths[:3]).tolist()
         ['zero', 'one', 'two']
         """
-        best = self._scores(X).argmax(axis=1)
-        return self.classes_[best]
+        scores = self._scores(X)
+        return self._objective.answers(scores, self.classes_)
 
     @named_by_class
     def predict_proba(self, X: ImageStream) -> NDArray[np.float64]:
         """Predict class probabilities: the softmax of the scores.
+
+        Where images have several labels, each label has a probability of its own, the sigmoid of
+        its score.
 
         Parameters
         ----------
@@ -297,7 +310,8 @@ class BaseCLIPClassifier(
         Returns
         -------
         probabilities : float64 ndarray of shape (n_images, n_classes)
-            Rows that sum to 1, columns in the order of `classes_`.
+            Rows that sum to 1, columns in the order of `classes_`. Where images have several
+            labels, of shape (n_images, n_labels), and a row has any sum.
 
         Raises
         ------
@@ -320,7 +334,8 @@ class BaseCLIPClassifier(
         >>> bool(clf.predict_proba(paths[:1]).max() > 0.9)
         True
         """
-        return softmax(self._scores(X).astype(np.float64), axis=1)
+        scores = self._scores(X)
+        return self._objective.probabilities(scores)
 
     @explained_out_of_memory()
     def transform(self, X: ImageStream) -> NDArray[np.float32]:
@@ -394,7 +409,8 @@ class BaseCLIPClassifier(
             Weights that cannot be had.
         ValueError
             Fewer than two labels, or the same one twice; classes that the model cannot tell apart;
-            frozen weights that are not those of `fit`.
+            a classifier of several labels per image, which needs images; frozen weights that are
+            not those of `fit`.
 
         Examples
         --------
@@ -404,6 +420,12 @@ class BaseCLIPClassifier(
         ['circle', 'square']
         """
         check_is_fitted(self)
+        if has_several_labels(self):
+            raise ValueError(
+                "with_classes is for one label per image. With several, each label needs an "
+                "intercept that images set: fit again with max_steps=0 and a y of the new labels, "
+                "which trains nothing."
+            )
         labels = [plain(label) for label in classes]
         new_classes = np.unique(np.asarray(labels))
         if isinstance(classes, str) or len(labels) < 2 or len(new_classes) != len(labels):
@@ -527,6 +549,7 @@ class BaseCLIPClassifier(
         The input ``"pixels"`` is uint8 of shape (n_images, height, width, 3): RGB images, resized
         and cropped. The output ``"probabilities"`` is float32 of shape (n_images, n_classes). The
         metadata describe the rest, each value as JSON: ``classes`` in the order of the columns,
+        ``several_labels``, true where each column is a probability of its own,
         ``size`` (height and width), ``resize_mode``, ``interpolation``, ``fill_color``,
         ``estimator`` and ``backbone_fingerprint``.
 
@@ -584,21 +607,31 @@ class BaseCLIPClassifier(
         kept = {name: value for name, value in vars(self).items() if name not in self._saved}
         self.__dict__ = {**kept, **fitted}  # in one move: an interrupt leaves the old or the new
 
-    def _check_labels(self, y: ArrayLike | None, name: str = "y") -> NDArray:
+    @property
+    def _objective(self) -> Objective:
+        """What the scores of this fitted classifier say."""
+        has_several = hasattr(self, "intercept_")
+        return SeveralLabels(self.intercept_) if has_several else OneClass()
+
+    def _check_labels(self, y: ArrayLike | None, name: str = "y") -> Labels:
         if y is not None:
+            if (several := as_indicator(y, name)) is not None:
+                return several
             check_no_missing(y, name)
         labels: NDArray = validate_data(self, X="no_validation", y=y)
         check_classes(labels)
-        return labels
+        return Labels(labels)
 
-    def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], NDArray]:
+    def _check_data(self, X: Images, y: ArrayLike | None) -> tuple[list[Item], Labels]:
         labels = self._check_labels(y)
         items = as_items(X)
-        check_consistent_length(items, labels)
+        check_consistent_length(items, labels.values)
         return items, labels
 
-    def _check_classes(self, y: NDArray) -> NDArray:
-        classes = np.unique(y)
+    def _check_classes(self, labels: Labels) -> NDArray:
+        if labels.columns is not None:
+            return check_columns(labels)
+        classes = np.unique(labels.values)
         if len(classes) < 2:
             raise ValueError(
                 f"y has one class only ({classes.tolist()[0]!r}); {type(self).__name__} needs two "
@@ -648,7 +681,7 @@ class BaseCLIPClassifier(
                 f"{features.shape[1]}: they are of another model. Fit again."
             )
         of_texts = self.logit_scale_ * features @ text_features.T + self.logit_bias_
-        return self._with_head(of_texts, features)
+        return self._with_head(self._objective.shifted(of_texts), features)
 
     def _frozen_and_adapted(self) -> tuple[Backbone, nn.Module]:
         """Return the shared backbone and the merged model of a fitted classifier."""
@@ -679,6 +712,17 @@ def frozen_and_adapted(clf: BaseCLIPClassifier) -> tuple[Backbone, nn.Module]:
         The frozen weights are not those that it was fitted on.
     """
     return clf._frozen_and_adapted()
+
+
+def has_several_labels(clf: Any) -> bool:
+    """Whether a fitted estimator is a classifier of this package that gives images several labels.
+
+    Parameters
+    ----------
+    clf : estimator
+        Any.
+    """
+    return isinstance(clf, BaseCLIPClassifier) and hasattr(clf, "intercept_")
 
 
 def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:

@@ -31,9 +31,11 @@ _METHODS = {
     ),
     "CLIPZeroShotClassifier": "nothing was tuned: its classes are texts (zero-shot)",
 }
+_ONE_OF = "It answers one of these classes, whatever an image shows"
+_ANY_OF = "Each label has a probability of its own, and an image may get several labels or none"
 _LIMITS = (
-    "It answers one of these classes, whatever an image shows, and its probabilities are not "
-    "calibrated. Check it on images of your own. Backbone and images have terms of their own."
+    "{}, and its probabilities are not calibrated. Check it on images of your own. Backbone and "
+    "images have terms of their own."
 )
 
 
@@ -53,11 +55,12 @@ def model_card(estimator: BaseCLIPClassifier, repository: str, scores: Mapping[s
     -------
     card : str
     """
-    kind = type(estimator).__name__
+    kind, several = type(estimator).__name__, hasattr(estimator, "intercept_")
     parts = [
         f"---\n{_header(estimator)}\n---",
         f"# {repository.partition('/')[2]}",
-        f"An image classifier of {len(estimator.classes_):,} classes: CLIP, in which "
+        f"An image classifier of {len(estimator.classes_):,} "
+        f"{'labels, any number per image' if several else 'classes'}: CLIP, in which "
         f"{_METHODS.get(kind, 'a part was tuned')}, by "
         "[skclipsvd](https://github.com/skclipsvd/skclipsvd). The file holds what was fitted, and "
         "no code; the frozen weights are loaded by their name.",
@@ -73,7 +76,8 @@ def model_card(estimator: BaseCLIPClassifier, repository: str, scores: Mapping[s
             "As its author measured them:",
             _table(("score", "value"), ((name, _number(value)) for name, value in scores.items())),
         ]
-    parts += ["## Classes", _classes(estimator), "## Limits", _LIMITS]
+    parts += ["## Classes", _classes(estimator)]
+    parts += ["## Limits", _LIMITS.format(_ANY_OF if several else _ONE_OF)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -69,4 +69,5 @@ def _data(images: TrainingSet, n_jobs: int | None) -> dict[str, Any]:
         contents = list(pool.map(content_digest, images.items))
     # Not the array: its items are as wide as its longest label, which would enter the hash.
     labels = [repr(label) for label in np.asarray(images.labels).tolist()]
-    return {"contents": contents, "labels": labels, "weights": images.weights}
+    several = None if images.columns is None else (images.columns.tolist(), images.label_weights)
+    return {"contents": contents, "labels": labels, "weights": images.weights, "several": several}

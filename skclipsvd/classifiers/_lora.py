@@ -68,12 +68,14 @@ class CLIPLoRAClassifier(TrainedCLIPClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted. Where images have several, those of the columns of `y`, in their order.
     factors_ : dict of str to float32 ndarray
         By matrix and factor: ``"image.11.v/a"`` of shape (rank, in) and ``"image.11.v/b"`` of
         shape (out, rank); and ``"scale"`` of shape (1,), which is ``alpha / sqrt(rank)``.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    intercept_ : see `CLIPSVDClassifier`
+        Only where images have several labels.
     head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
         Only where there is a head.
     lr_, n_steps_, n_iter_ : see `CLIPSVDClassifier`

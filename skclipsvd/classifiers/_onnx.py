@@ -47,17 +47,20 @@ class _Graph(nn.Module):
     """What the file computes, in the steps of a prediction."""
 
     def __init__(
-        self, model: CLIPModel, preprocess: PreprocessCfg, scores: Callable[[Tensor], Tensor]
+        self,
+        model: CLIPModel,
+        preprocess: PreprocessCfg,
+        probabilities: Callable[[Tensor], Tensor],
     ):
         super().__init__()
-        self.model, self.scores = model, scores
+        self.model, self.probabilities = model, probabilities
         self.preprocess = preprocess
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map uint8 pixels of shape (n_images, height, width, 3) to probabilities."""
         batch = pixels.permute(0, 3, 1, 2)
         features = unit_image_features(self.model, normalise(batch, self.preprocess, pixels.device))
-        return self.scores(features).softmax(dim=1)
+        return self.probabilities(features)
 
 
 def write_onnx(estimator: BaseCLIPClassifier, path: Path) -> None:
@@ -71,7 +74,12 @@ def write_onnx(estimator: BaseCLIPClassifier, path: Path) -> None:
     model = backbone.to_predict(estimator._checked_model(backbone))
     # What trains takes the plain path of attention; there is no export of the fused one.
     private = copy.deepcopy(model).requires_grad_(True)
-    graph = _Graph(private, backbone.preprocess, estimator._scores_of).eval()
+    objective = estimator._objective
+
+    def probabilities(features: Tensor) -> Tensor:
+        return objective.activation(estimator._scores_of(features))
+
+    graph = _Graph(private, backbone.preprocess, probabilities).eval()
     # By torch first, so that what is wrong with the classifier is said as such.
     batches = [_noise(size_of(backbone.preprocess), n) for n in (1, 3)]
     expected = [_by_torch(graph, batch) for batch in batches]
@@ -170,6 +178,7 @@ def _described(content: bytes, estimator: BaseCLIPClassifier, backbone: Backbone
     model.producer_name, model.producer_version = "skclipsvd", __version__
     values = {
         "classes": estimator.classes_.tolist(),
+        "several_labels": hasattr(estimator, "intercept_"),
         "estimator": type(estimator).__name__,
         "backbone_fingerprint": estimator.backbone_fingerprint_,
         **{name: backbone.config[name] for name in _RESIZING},

@@ -91,16 +91,11 @@ class FitOutcome:
         FloatingPointError
             One is not finite.
         """
-        rows = np.arange(len(self.task.labels))
-        at_once = self.task.backbone.plan.n_at_once or self.recipe.micro_batch_size
-        parts = []
-        for some in np.array_split(rows, -(-len(rows) // at_once)):
-            features = self.task.features(model, some, self.recipe.dtype)
-            if not features.isfinite().all():
-                raise self._diverged()
-            parts.append(features.cpu().numpy())
-            some_are_done(len(some))
-        return np.concatenate(parts)
+        recipe = self.recipe
+        found = self.task.embeddings(model, recipe.dtype, recipe.micro_batch_size, some_are_done)
+        if not np.isfinite(found).all():
+            raise self._diverged()
+        return found
 
     def unchanged(
         self, before: Callable[[], nn.Module], after: nn.Module, text_features: NDArray

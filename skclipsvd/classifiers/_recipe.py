@@ -80,7 +80,7 @@ class RecipeMixin(BaseEstimator):
         n_steps = self.n_steps_for(n_images)
         lr = self.lr
         if lr == "auto":
-            shots = n_images / task.prompts.n_classes
+            shots = task.objective.images_per_class(task.labels, task.prompts.n_classes)
             lr = automatic_lr(n_steps, shots, adaptation.reach, ignorance)
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(

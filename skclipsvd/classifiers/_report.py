@@ -113,7 +113,8 @@ def fit_report(estimator: Any, frozen_and_adapted: Callable[[], tuple[Backbone, 
 
 
 def _summary(estimator: Any) -> str:
-    rows = [("Classes", _classes(estimator.classes_)), ("Tuned", _tuned(estimator))]
+    name = "Labels, any per image" if hasattr(estimator, "intercept_") else "Classes"
+    rows = [(name, _classes(estimator.classes_)), ("Tuned", _tuned(estimator))]
     strength = getattr(estimator, "strength_", None)
     if strength is not None:
         rows.append(("Strength", f"{strength:.3g}, where 0 is the frozen model and 1 the fit"))

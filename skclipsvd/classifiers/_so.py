@@ -72,7 +72,7 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted. Where images have several, those of the columns of `y`, in their order.
     changes_ : dict of str to ndarray
         By matrix: ``"image.11.v/at"``, int32, which entries differ from the frozen matrix's, row by
         row, and ``"image.11.v/by"``, float32, by how much.
@@ -80,6 +80,8 @@ class CLIPSOClassifier(TrainedCLIPClassifier):
         How many entries differ.
     text_features_, logit_scale_, logit_bias_, loss_curve_ : see `CLIPSVDClassifier`
         What training left.
+    intercept_ : see `CLIPSVDClassifier`
+        Only where images have several labels.
     head_coef_, head_intercept_, head_weight_ : see `CLIPSVDClassifier`
         Only where there is a head.
     strength_ : see `CLIPSVDClassifier`

@@ -24,6 +24,8 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     Every adapted matrix is ``W = U diag(s) V^T``; ``U``, ``V`` and everything else stay frozen and
     the vectors ``s`` are trained, in both towers, on the cross-entropy of ``logit_scale *
     cos(image, class text)`` [1]_. Prediction costs what plain CLIP costs: the weights are merged.
+    Images may have several labels each: a `y` of 0 and 1, with a column for each label, is learnt
+    by binary cross-entropy.
 
     Parameters
     ----------
@@ -83,16 +85,18 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
         Whether training sees random crops (8 to 100 % of the area) and mirror images. Switch it
         off if left and right matter, as for text.
     label_smoothing : float in [0, 1), default=0.0
-        Share of each target that is spread over all classes.
+        Share of each target that is spread over all classes; with several labels per image, over
+        having a label and not having it.
     class_weight : dict of label to float, "balanced" or None, default=None
         Weight of each class in the loss; ``"balanced"`` makes rare classes count as much as
-        frequent ones.
+        frequent ones. With several labels per image: weight of the images that have a label, for
+        that label; ``"balanced"`` makes those with it count as much as those without.
     early_stopping : bool, default=False
         Whether to stop when the score on the validation part no longer improves, and keep the best
         epoch. The start counts as one: on that part the result is never worse than zero-shot CLIP.
     validation_fraction : float in (0, 1), default=0.1
-        Share of X to validate on with `early_stopping`; at least one image per class. Not used
-        if `fit` is given X_val and y_val.
+        Share of X to validate on with `early_stopping`; at least one image per class, but drawn at
+        random with several labels per image. Not used if `fit` is given X_val and y_val.
     n_iter_no_change : int, default=10
         Epochs without a better one after which `early_stopping` stops.
     tol : float, default=1e-4
@@ -122,7 +126,7 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted. Where images have several, those of the columns of `y`, in their order.
     singular_values_ : dict of str to float32 ndarray of shape (rank,)
         Tuned singular values by matrix name, such as ``"image.11.v"``.
     text_features_ : float32 ndarray of shape (n_classes, n_features)
@@ -130,7 +134,11 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     logit_scale_ : float
         Factor of the cosine similarity.
     logit_bias_ : float
-        What SigLIP adds to every score; 0.0 for other families.
+        What SigLIP adds to every score; 0.0 for other families, and where there are intercepts.
+    intercept_ : float32 ndarray of shape (n_labels,)
+        What is added to each label's score; only where images have several labels. The frozen
+        model's mean probability of a label on the training images is the share of them that have
+        it. Training does not change it.
     head_coef_ : float32 ndarray of shape (n_classes, n_features)
         The head's vector of each class; ``embedding @ head_coef_.T + head_intercept_`` are its
         scores. Only where there is a head.

@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
@@ -40,6 +41,7 @@ from ..training import (
     Checkpoint,
     EarlyStopping,
     FitMonitor,
+    SeveralLabels,
     Task,
     steps_per_epoch,
     train,
@@ -50,6 +52,7 @@ from ._adapter_file import Saved
 from ._base import BaseCLIPClassifier
 from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
+from ._indicator import Labels
 from ._outcome import FitOutcome
 from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
@@ -158,15 +161,18 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         X : sequence of n_images images
             Paths (str or Path) in a list, array, Series or one-column frame; or PIL images,
             encoded images (bytes), (height, width, 3) uint8 arrays.
-        y : array-like of shape (n_images,)
+        y : array-like of shape (n_images,) or (n_images, n_labels)
             Labels of any kind that scikit-learn classifies; always needed. Where they are bare
-            numbers or booleans, `class_names` should say what they mean.
+            numbers or booleans, `class_names` should say what they mean. Where images have several
+            labels: a table with a column for each, 1 where an image has it and 0 where not. The
+            columns of a frame are the labels, and what CLIP reads; those of an array are numbered.
         sample_weight : array-like of shape (n_images,), optional
             Weight of each image in the loss, and in the part that `early_stopping` sets aside. A
             weight of zero is the same as leaving it out.
         X_val, y_val : sequence of images and array-like of labels, optional
             Validation part; its accuracy after every epoch is kept in `validation_scores_`, without
-            weights. With `early_stopping` it takes the place of a part of X.
+            weights: the share of images that are right, in all labels where they have several.
+            With `early_stopping` it takes the place of a part of X.
 
         Returns
         -------
@@ -180,7 +186,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         ValueError
             A parameter out of its range; a `checkpoint_dir` that cannot be written to; fewer than
             two classes, or none that the model can tell apart; labels that are missing, by index;
-            images that cannot be decoded, by index and path.
+            of several labels, entries other than 0 and 1, by row and column; images that cannot be
+            decoded, by index and path.
         FloatingPointError
             Training diverged.
         MemoryError
@@ -192,7 +199,9 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             Training images are predicted as before the fit, wrong ones included. Not where there is
             a `head`.
         ConflictingLabelsWarning
-            One picture has several labels.
+            One picture occurs with different labels.
+        ConstantLabelWarning
+            Of several labels, some are those of all images or of none.
         CheckpointWarning
             A checkpoint cannot be written, or is damaged and not used.
         BareLabelWarning
@@ -218,7 +227,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if self.checkpoint_dir is not None:
             folder = writable_folder(self.checkpoint_dir, "checkpoint_dir")
         given = TrainingSet.of(*self._check_data(X, y)).weighed(sample_weight, self.class_weight)
-        classes = self._check_classes(given.labels)
+        classes = self._check_classes(Labels(given.labels, given.columns))
         validation = self._validation_given(given, classes, X_val, y_val)
         with shown(self.verbose), spoken(f"{type(self).__name__}.fit"):
             self._tell(given, classes, validation)
@@ -249,7 +258,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if len(training) <= self.batch_size and not self.augment:
             training = training.merged()
         # Before the decompositions, which take long: a bad image is to be named first.
-        task = self._task(training, classes, backbone, rng)
+        task = self._calibrated(self._task(training, classes, backbone, rng), training)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
         ignorance = self._ignorance(task)
@@ -283,6 +292,13 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         monitor.fit_ended()
         return unchanged
 
+    def __sklearn_tags__(self) -> Tags:
+        """Say that y may be a table of several labels per image."""
+        tags = super().__sklearn_tags__()
+        assert tags.classifier_tags is not None  # it is a classifier
+        tags.classifier_tags.multi_label = True
+        return tags
+
     def _check_choices(self) -> None:
         for name, allowed in (("towers", TOWERS), ("matrices", MATRICES)):
             chosen = getattr(self, name)
@@ -298,7 +314,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             kept = f", and {len(validation)} to validate on"
         elif self.early_stopping:
             kept = f", {given.n_validation(self.validation_fraction)} of them to validate on"
-        note("%d images of %d classes%s", len(given), len(classes), kept)
+        what = "classes" if given.columns is None else "labels"
+        note("%d images of %d %s%s", len(given), len(classes), what, kept)
 
     def _checkpoint(
         self,
@@ -333,9 +350,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
                 as_items(X_val), self._check_labels(y_val, "y_val"), "X_val"
             )
             check_consistent_length(validation.items, validation.labels)
-            unknown = np.setdiff1d(validation.labels, classes)
-            if len(unknown):
-                raise ValueError(f"y_val has labels that are not in y: {unknown[:10].tolist()!r}.")
+            validation.check_known(classes, several=given.columns is not None)
             check_exist(validation.items, validation.name)
         elif self.early_stopping:
             given.check_split(self.validation_fraction)
@@ -372,6 +387,23 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             labels=training.encoded(classes),
             weights=training.weights,
         )
+
+    def _calibrated(self, task: Task, training: TrainingSet) -> Task:
+        """Where images have several labels, set the intercepts by what the start sees of them."""
+        if training.label_weights is None:
+            return task
+        n_images, dtype = len(training), choose_dtype(self.precision, task.backbone.device)
+        model = self._start(task.backbone)
+        text = torch.from_numpy(self._text_features(model, task.prompts, task.backbone))
+        with phase(f"setting the intercepts by {n_images} images", n_images, "image") as bar:
+            at_once = int(self.micro_batch_size or self.batch_size)
+            images = task.embeddings(model, dtype, at_once, bar.advance)
+            similarities = task.scores(torch.from_numpy(images), text).numpy()
+            weights = np.ones(n_images) if training.weights is None else training.weights
+            objective = SeveralLabels.calibrated(
+                similarities, task.labels, weights, training.label_weights
+            )
+        return replace(task, objective=objective)
 
     def _stopping(
         self, validation: TrainingSet | None, classes: NDArray, backbone: Backbone
@@ -516,6 +548,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             "n_parameters_": backbone.n_parameters,
             "backbone_fingerprint_": backbone.fingerprint,
             "backbone_config_": dict(backbone.config),
+            **task.objective.fitted(),
         }
 
     def _learnt(self) -> Mapping[str, NDArray]:

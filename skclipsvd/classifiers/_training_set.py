@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from ..exceptions import ConflictingLabelsWarning, warn
 from ..images import Decoded, Item, identity, short
 from ..labels import plain
+from ._indicator import Labels, label_weights
 
 # A sum of weights below this does not overflow, whatever their number.
 _LARGE_WEIGHT = 1e100
@@ -29,14 +30,18 @@ class TrainingSet:
     ----------
     items : list
         From `as_items`.
-    labels : array of shape (n_images,)
-        The user's own.
+    labels : array of shape (n_images,) or (n_images, n_labels)
+        The user's own; or 0 and 1.
     weights : float32 array of shape (n_images,) or None
         In the loss; their mean is 1. None where all are equal.
     rows : list of tuple of int
         Where each image stands in `source`: once, or wherever it was repeated.
     source : {"X", "X_val"}
         The parameter that the images came in.
+    columns : array of shape (n_labels,) or None
+        The labels that columns of `labels` stand for, where images have several.
+    label_weights : float64 array of shape (2, n_labels) or None
+        Then: weights of images without and with each label.
     """
 
     items: list[Item]
@@ -44,11 +49,14 @@ class TrainingSet:
     weights: NDArray[np.float32] | None
     rows: list[tuple[int, ...]]
     source: str = "X"
+    columns: NDArray | None = None
+    label_weights: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, items: list[Item], labels: NDArray, source: str = "X") -> Self:
+    def of(cls, items: list[Item], labels: Labels, source: str = "X") -> Self:
         """Take images and labels as they came, all of one weight."""
-        return cls(items, labels, None, [(row,) for row in range(len(items))], source)
+        rows: list[tuple[int, ...]] = [(row,) for row in range(len(items))]
+        return cls(items, labels.values, None, rows, source, labels.columns)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -59,9 +67,22 @@ class TrainingSet:
         more = len(self.rows[i]) - len(named)
         return ", ".join(named) + (f" and {more} more rows" if more else "")
 
-    def encoded(self, classes: NDArray) -> NDArray[np.intp]:
-        """Return each label's position among the sorted `classes`."""
+    def encoded(self, classes: NDArray) -> NDArray:
+        """Return each label's position among the sorted `classes`, or 0 and 1 as numbers."""
+        if self.columns is not None:
+            return self.labels.astype(np.float32)
         return np.searchsorted(classes, self.labels)
+
+    @property
+    def _numbered(self) -> NDArray[np.intp]:
+        """Number what images are labelled with, in order."""
+        axis = None if self.columns is None else 0
+        return np.unique(self.labels, axis=axis, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def _strata(self) -> NDArray[np.intp]:
+        """Number the kinds of images that every part needs: classes, but not sets of labels."""
+        return self._numbered if self.columns is None else np.zeros(len(self), dtype=np.intp)
 
     def take(self, index: NDArray[np.intp]) -> Self:
         """Select images by position."""
@@ -91,6 +112,10 @@ class TrainingSet:
             kept, weights = self.take(index), weights[index]
         if class_weight is not None:
             _check_class_weight(class_weight)
+        if self.columns is not None:
+            of_labels = label_weights(class_weight, Labels(kept.labels, kept.columns))
+            kept = replace(kept, label_weights=of_labels)
+        elif class_weight is not None:
             weights = weights * compute_sample_weight(class_weight, kept.labels)
             if not weights.any():
                 raise ValueError(
@@ -101,7 +126,7 @@ class TrainingSet:
 
     def check_split(self, fraction: float) -> None:
         """Raise ValueError where `split` has too few images."""
-        counts = np.unique(self.labels, return_counts=True)[1]
+        counts = np.bincount(self._strata)
         n_val = self.n_validation(fraction)
         if counts.min() < 2 or n_val + len(counts) > len(self):
             raise ValueError(
@@ -122,14 +147,29 @@ class TrainingSet:
         train, validation = train_test_split(
             np.arange(len(self)),
             test_size=self.n_validation(fraction),
-            stratify=np.unique(self.labels, return_inverse=True)[1],
+            stratify=self._strata,
             random_state=rng,
         )
         return self.take(train), self.take(validation)
 
     def n_validation(self, fraction: float) -> int:
         """Count the images that `split` cuts off."""
-        return max(len(np.unique(self.labels)), int(np.ceil(fraction * len(self))))
+        return max(len(np.bincount(self._strata)), int(np.ceil(fraction * len(self))))
+
+    def check_known(self, classes: NDArray, several: bool) -> None:
+        """Raise ValueError where these validation labels are not of the kind of `classes`."""
+        if (self.columns is not None) is not several:
+            wanted = "a column for each label, as y" if several else "one label per image, as y"
+            raise ValueError(f"y_val has shape {self.labels.shape}; it needs {wanted}.")
+        if self.columns is None:
+            unknown = np.setdiff1d(self.labels, classes)
+            if len(unknown):
+                raise ValueError(f"y_val has labels that are not in y: {unknown[:10].tolist()!r}.")
+        elif self.columns.tolist() not in (classes.tolist(), list(range(len(classes)))):
+            raise ValueError(
+                f"y_val has the columns {self.columns[:10].tolist()!r}, and y has "
+                f"{classes[:10].tolist()!r}; they have to be the same, in the same order."
+            )
 
     def warn_of_conflicts(self, decoded: Sequence[Decoded]) -> None:
         """Warn of pictures that occur with several labels, under whatever names.
@@ -142,13 +182,14 @@ class TrainingSet:
         places: dict[str, list[int]] = {}
         for i in sorted(range(len(self)), key=self.rows.__getitem__):
             places.setdefault(joblib.hash(decoded[i].view), []).append(i)
-        several = [same for same in places.values() if len({*self.labels[same].tolist()}) > 1]
+        numbers = self._numbered
+        several = [same for same in places.values() if len({*numbers[same].tolist()}) > 1]
         if not several:
             return
         named = [
             " and ".join(
-                f"{self.name(i)} = {short(self.items[i])} is {plain(self.labels[i])!r}"
-                for i in _first_of_each(same, self.labels)
+                f"{self.name(i)} = {short(self.items[i])} is {self._said(i)}"
+                for i in _first_of_each(same, numbers)
             )
             for same in several[:_ROWS_AT_MOST]
         ]
@@ -159,6 +200,12 @@ class TrainingSet:
             ConflictingLabelsWarning,
         )
 
+    def _said(self, i: int) -> str:
+        """Return the label, or the labels, of the i-th image as a message quotes them."""
+        if self.columns is None:
+            return repr(plain(self.labels[i]))
+        return repr(self.columns[self.labels[i] > 0].tolist())
+
     def merged(self) -> Self:
         """Replace repetitions by weights, in an order that does not depend on the caller's.
 
@@ -167,8 +214,8 @@ class TrainingSet:
         weights.
         """
         weights = np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
-        places: dict[tuple[str, Any], list[int]] = {}
-        for i, (item, label) in enumerate(zip(self.items, self.labels, strict=True)):
+        places: dict[tuple[str, int], list[int]] = {}
+        for i, (item, label) in enumerate(zip(self.items, self._numbered.tolist(), strict=True)):
             places.setdefault((str(identity(item)), label), []).append(i)
         groups = [places[key] for key in sorted(places)]
         kept = self.take(np.array([group[0] for group in groups]))

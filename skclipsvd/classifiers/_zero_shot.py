@@ -144,6 +144,14 @@ class CLIPZeroShotClassifier(BaseCLIPClassifier):
         ['cat', 'dog']
         """
         labels = self._check_labels(y) if X is None else self._check_data(X, y)[1]
+        if labels.columns is not None:
+            raise ValueError(
+                f"y is of shape {labels.values.shape}: several labels per image. Which scores mean "
+                "that an image has a label, only images can tell, and zero-shot learns nothing "
+                "from them. Use CLIPSVDClassifier(max_steps=0), which sets one intercept per "
+                "label by the images and trains nothing; or fit(None, labels) and rank images by "
+                "decision_function."
+            )
         classes = self._check_classes(labels)
         with shown(self.verbose):
             backbone = self._load_backbone()

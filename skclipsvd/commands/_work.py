@@ -19,6 +19,7 @@ from ..classifiers import (
     CLIPLoRAClassifier,
     CLIPSVDClassifier,
     CLIPZeroShotClassifier,
+    has_several_labels,
 )
 from ..datasets import Split
 from ..inspection import ConfusionDisplay
@@ -79,6 +80,11 @@ def _write_predictions(clf: BaseCLIPClassifier, options: _Options) -> None:
 def _evaluate(options: _Options) -> None:
     part, name, out = (options.pop(key) for key in ("part", "name", "out"))
     clf = _load(options)
+    if has_several_labels(clf):
+        raise ValueError(
+            "this classifier gives images several labels, and a folder for each class says one of "
+            "each image; evaluate it in Python, with clf.score(X, y)."
+        )
     _check_labels(part.labels, clf.classes_, name)
     names = [str(label) for label in clf.classes_]
     predicted = clf.predict(part.paths).astype(str)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ..classifiers import BaseCLIPClassifier, TakesImages
 from ..images import Images, Item, as_items, check_exist
-from ..labels import check_no_missing
+from ..labels import check_no_missing, check_one_per_image
 from ..validation import fit_context
 
 Floats = NDArray[np.float64]
@@ -97,6 +97,7 @@ class EmbeddingsClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         >>> clf.fit(paths[:40], labels[:40], X_val=paths[40:80], y_val=labels[40:80]).classes_.shape
         (10,)
         """
+        check_one_per_image(y, type(self).__name__)
         items = as_items(X)
         validation = _checked_validation(y, X_val, y_val)
         first = clone(self.classifier)

@@ -19,6 +19,7 @@ from ..classifiers import (
     TrainedCLIPClassifier,
 )
 from ..images import Images
+from ..labels import check_one_per_image
 from ..linear import CosineClassifier
 from ..validation import Interval, fit_context
 
@@ -115,6 +116,7 @@ class TwoStageClassifier(TakesImages, ClassifierMixin, BaseEstimator):
         >>> clf.head_.coef_.shape
         (10, 128)
         """
+        check_one_per_image(y, type(self).__name__)
         budget = self.classifier.n_steps_for(len(np.asarray(y)))
         first = round(self.share * budget)
         adapted = clone(self.classifier).set_params(max_steps=first, head=None).fit(X, y)

@@ -43,7 +43,8 @@ class Explanation:
     classes : ndarray of shape (n_classes,)
         The labels.
     scores_before, scores_after : float32 ndarray of shape (n_classes,)
-        Scores by the frozen and by the adapted model, ``logit_scale * cos + logit_bias``.
+        Scores by the frozen and by the adapted model, ``logit_scale * cos + logit_bias``,
+        and a label's intercept where images have several.
     components : pandas.DataFrame, or list of dict where pandas is not installed
         One row per component, image tower first: ``tower``, ``block``, ``head`` (missing where
         there is none) and ``kind`` (``"head"``, ``"mlp"``, ``"bias"`` or ``"embedding"``).
@@ -58,7 +59,8 @@ class Explanation:
         What the image tower's heads read from each patch for each score of the adapted model.
     heat_map_rest : float32 ndarray of shape (n_classes,)
         What no patch has a part in: MLPs, biases, the input embedding, what heads read from the
-        class token, and the logit bias. With the sum of `heat_map` it is `scores_after`.
+        class token, and what is added to every score. With the sum of `heat_map` it is
+        `scores_after`.
 
     See Also
     --------
@@ -250,7 +252,9 @@ def explain_prediction(clf: BaseCLIPClassifier, image: ImageLike) -> Explanation
     ]
     _check_texts(clf, texts[1].features)
 
-    scale, bias = clf.logit_scale_, clf.logit_bias_
+    scale = clf.logit_scale_
+    added = clf.logit_bias_ + getattr(clf, "intercept_", np.zeros(len(clf.classes_)))
+    bias = torch.from_numpy(added.astype(np.float32)).to(backbone.device)
     mean_text = (texts[0].features + texts[1].features) / 2
     image_changes = scale * (_unit_parts(after) - _unit_parts(before)) @ mean_text.T
     text_changes = scale * (texts[1].parts - texts[0].parts).T
@@ -311,7 +315,7 @@ def _unit_parts(part: SplitEmbeddings) -> Tensor:
 
 
 def _heat_map(
-    tower: Tower, after: SplitEmbeddings, weights: Tensor, bias: float
+    tower: Tower, after: SplitEmbeddings, weights: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Split the scores into patches of shape (n_classes, n_patches) and the rest (n_classes,)."""
     norm = after.embedding[0].norm()

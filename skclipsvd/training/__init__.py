@@ -6,6 +6,7 @@ from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
 from .encoders import Encoders
 from .loop import learning_rate, train
+from .objective import Objective, OneClass, SeveralLabels
 from .state import TrainingState
 from .task import Recipe, Task, steps_per_epoch
 
@@ -17,7 +18,10 @@ __all__ = [
     "EarlyStopping",
     "Encoders",
     "FitMonitor",
+    "Objective",
+    "OneClass",
     "Recipe",
+    "SeveralLabels",
     "Task",
     "TrainingState",
     "automatic_lr",

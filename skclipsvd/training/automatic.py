@@ -8,13 +8,11 @@ knew; between them lies a wide range.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .task import Task, steps_per_epoch
 
@@ -103,16 +101,16 @@ def starting_loss(
     Returns
     -------
     loss : float
-        Mean cross-entropy of training images as the model sees them when it predicts, over
-        ``log(n_classes)``: 1 is what a guess has.
+        Mean loss of training images as the model sees them when it predicts, over that of a guess,
+        which is ``log(n_classes)`` where an image shows one class.
     """
     n_images = len(task.labels)
     rows = np.linspace(0, n_images - 1, min(n_images, STARTING_IMAGES)).astype(int)
     total = 0.0
     for some in np.array_split(rows, -(-len(rows) // _AT_A_TIME)):
         with torch.inference_mode():
-            scores = task.logit_scale * task.features(model, some, dtype) @ text.T
+            scores = task.scores(task.features(model, some, dtype), text)
         labels = torch.from_numpy(task.labels[some]).to(scores.device)
-        total += float(F.cross_entropy(scores.float(), labels, reduction="sum"))
+        total += float(task.objective.losses(scores.float(), labels, reduction="sum"))
         some_are_done(len(some))
-    return total / len(rows) / math.log(len(text))
+    return total / len(rows) / task.objective.loss_of_a_guess(len(text))

@@ -20,7 +20,8 @@ class EarlyStopping:
     Attributes
     ----------
     pixels : uint8 Tensor of shape (n_images, 3, height, width)
-    labels : int array of shape (n_images,)
+    labels : array of shape (n_images,) or (n_images, n_labels)
+        Targets of the task's objective.
     weights : float32 array of shape (n_images,) or None
         Of the images in accuracy and loss; None where all are equal.
     patience : int or None
@@ -31,7 +32,7 @@ class EarlyStopping:
     """
 
     pixels: Tensor
-    labels: NDArray[np.intp]
+    labels: NDArray
     weights: NDArray[np.float32] | None
     patience: int | None
     tol: float

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..adaptation import Adaptation
 from ..clip import autocast, unit_image_features
@@ -67,7 +66,7 @@ class Encoders:
         self.weights = None
         if task.weights is not None:
             self.weights = torch.from_numpy(task.weights).to(task.backbone.device)
-        self.seen = SeenPredictions(len(task.labels), task.backbone.device)
+        self.seen = SeenPredictions(task)
         self.frozen_text = None if "text" in trained else self._frozen(self._encode_text)
         self.frozen_images = None
         if "image" not in trained and task.fixed_pixels:
@@ -161,10 +160,10 @@ class Encoders:
         text = self._encode_text()
         parts = stopping.pixels.split(self.recipe.micro_batch_size)
         images = torch.cat([self._encode_pixels(part) for part in parts])
-        logits = self.task.logit_scale * images @ text.T
+        logits, objective = self.task.scores(images, text), self.task.objective
         labels = torch.from_numpy(stopping.labels).to(logits.device)
-        right = (logits.argmax(dim=1) == labels).float()
-        losses = F.cross_entropy(logits, labels, reduction="none")
+        right = objective.right(logits, labels).float()
+        losses = objective.losses(logits, labels)
         if stopping.weights is None:
             return right.mean().item(), losses.mean().item()
         shares = torch.from_numpy(stopping.weights / stopping.weights.sum()).to(logits.device)
@@ -180,14 +179,9 @@ class Encoders:
             images = self._encode_pixels(self.task.pixels(rows), same)
         else:
             images = self.frozen_images[rows]
-        logits, targets = self.task.logit_scale * images @ text.T, self.targets[rows]
+        logits, targets = self.task.scores(images, text), self.targets[rows]
         self.seen.note(rows, logits, targets)
-        losses = F.cross_entropy(
-            logits,
-            targets,
-            reduction="none",
-            label_smoothing=self.recipe.label_smoothing,
-        )
+        losses = self.task.objective.losses(logits, targets, self.recipe.label_smoothing)
         return losses.sum() if self.weights is None else losses @ self.weights[rows]
 
     def _encode_pixels(self, pixels: Tensor, rows: NDArray[np.intp] | None = None) -> Tensor:

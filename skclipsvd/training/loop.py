@@ -41,7 +41,7 @@ def train(
     stopping: EarlyStopping | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingState:
-    """Minimise the cross-entropy of the image-text similarity over the adaptation's numbers.
+    """Minimise the loss of the image-text similarity over the adaptation's numbers.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..clip import Backbone, Prompts, autocast, unit_image_features
 from ..images import normalise
+from .objective import Objective, OneClass
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ class Task:
         The same for what the model sees when it predicts.
     fixed_pixels : bool
         Whether a row has the same pixels every time.
-    labels : int array of shape (n_images,)
-        Class index of each row.
+    labels : int array of shape (n_images,), or float32 of shape (n_images, n_labels)
+        The target of each row, as `objective` wants it.
     weights : float32 array of shape (n_images,) or None
         Weight of each row; their mean is 1.
+    objective : Objective
+        What scores say.
     """
 
     backbone: Backbone
@@ -82,8 +85,13 @@ class Task:
     pixels: Callable[[NDArray[np.intp]], Tensor]
     views: Callable[[NDArray[np.intp]], Tensor]
     fixed_pixels: bool
-    labels: NDArray[np.intp]
+    labels: NDArray
     weights: NDArray[np.float32] | None = None
+    objective: Objective = field(default_factory=OneClass)
+
+    def scores(self, images: Tensor, text: Tensor) -> Tensor:
+        """Score the unit vectors of images for those of the class texts."""
+        return self.objective.shifted(self.logit_scale * images @ text.T)
 
     def to_predict(self, rows: NDArray[np.intp]) -> Tensor:
         """Return what the model sees of some rows when it predicts, normalised, on its device."""
@@ -93,6 +101,39 @@ class Task:
         """Embed some rows as a merged model sees them when it predicts, as float32 unit vectors."""
         with torch.inference_mode(), autocast(self.backbone.device, dtype):
             return unit_image_features(model, self.to_predict(rows)).float()
+
+    def embeddings(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        at_once: int,
+        some_are_done: Callable[[int], object],
+    ) -> NDArray[np.float32]:
+        """Embed all rows as a merged model sees them when it predicts.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Merged.
+        dtype : torch.dtype
+            Of the matrix products.
+        at_once : int
+            Rows that pass through the model at once, where its plan does not say.
+        some_are_done : callable
+            Told how many rows are done.
+
+        Returns
+        -------
+        embeddings : float32 array of shape (n_images, n_features)
+            Of unit length.
+        """
+        rows = np.arange(len(self.labels))
+        at_once = self.backbone.plan.n_at_once or at_once
+        parts = []
+        for some in np.array_split(rows, -(-len(rows) // at_once)):
+            parts.append(self.features(model, some, dtype).cpu().numpy())
+            some_are_done(len(some))
+        return np.concatenate(parts)
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:

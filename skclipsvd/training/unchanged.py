@@ -44,32 +44,30 @@ class SeenPredictions:
 
     Attributes
     ----------
-    first, last : int64 Tensor of shape (n_images,)
-        Class of each image in its first and in its last step; -1 where there was none.
+    first, last : int64 Tensor of shape (n_images,) or (n_images, n_labels)
+        What each image was predicted as in its first and in its last step; -1 where there was none.
     margin : float32 Tensor of shape (n_images,)
-        How far the right class was ahead of all others in the last step.
+        How far it was from another prediction in the last step.
     text : Tensor of shape (n_classes, n_features) or None
         The class texts before the first step.
     n_visits : int
         How many images all steps together had.
     """
 
-    def __init__(self, n_images: int, device: torch.device):
-        self.first = torch.full((n_images,), -1, device=device)
+    def __init__(self, task: Task):
+        self.objective, device = task.objective, task.backbone.device
+        self.first = torch.full(task.labels.shape, -1, device=device)
         self.last = self.first.clone()
-        self.margin = torch.zeros(n_images, device=device)
+        self.margin = torch.zeros(len(task.labels), device=device)
         self.text: Tensor | None = None
         self.n_visits = 0
 
     def note(self, rows: NDArray[np.intp], logits: Tensor, labels: Tensor) -> None:
         """Take note of what a step computes of some images, of shape (n_rows, n_classes)."""
         logits, at = logits.detach(), torch.from_numpy(rows).to(logits.device)
-        best, predicted = logits.topk(2, dim=1)
-        self.last[at] = predicted[:, 0]
-        self.first[at] = torch.where(self.first[at] < 0, predicted[:, 0], self.first[at])
-        right = logits.gather(1, labels[:, None])[:, 0]
-        other = torch.where(predicted[:, 0] == labels, best[:, 1], best[:, 0])
-        self.margin[at] = (right - other).float()
+        self.last[at] = predicted = self.objective.predicted(logits)
+        self.first[at] = torch.where(self.first[at] < 0, predicted, self.first[at])
+        self.margin[at] = self.objective.margins(logits, labels)
         self.n_visits += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -110,15 +108,15 @@ class SeenPredictions:
         for rows in self._nearest_to_a_change():
             with torch.inference_mode(), autocast(task.backbone.device, dtype):
                 pixels = task.to_predict(rows)
-                was = (unit_image_features(before, pixels) @ self.text.T).argmax(dim=1)
-                scores = unit_image_features(after, pixels) @ text.T
-                now = scores.argmax(dim=1)
+                was = task.scores(unit_image_features(before, pixels), self.text)
+                scores = task.scores(unit_image_features(after, pixels), text)
+            was, now = map(task.objective.predicted, (was, scores))
             if not scores.isfinite().all():
                 raise FloatingPointError("the scores of an image are not finite")
             if not torch.equal(was, now):
                 return None
             n_looked_at += len(rows)
-            n_wrong += int((now.cpu().numpy() != task.labels[rows]).sum())
+            n_wrong += int(_of_rows(now.cpu().numpy() != task.labels[rows]).sum())
         return Unchanged(n_looked_at, n_wrong)
 
     def changed_on_the_way(self) -> bool:
@@ -126,11 +124,17 @@ class SeenPredictions:
         return not torch.equal(self.first, self.last)
 
     def _nearest_to_a_change(self) -> Iterator[NDArray[np.intp]]:
-        last, margin = self.last.cpu().numpy(), self.margin.abs().cpu().numpy()
-        stayed = (self.first == self.last).cpu().numpy()
+        margin = self.margin.abs().cpu().numpy()
+        stayed = ~_of_rows((self.first != self.last).cpu().numpy())
+        was_seen = ~_of_rows((self.last < 0).cpu().numpy())
         order = np.lexsort((margin, stayed))
-        order = order[last[order] >= 0][: max(_AT_LEAST, int(_SHARE * self.n_visits))]
+        order = order[was_seen[order]][: max(_AT_LEAST, int(_SHARE * self.n_visits))]
         start, size = 0, 1  # in most fits the very first one has changed
         while start < len(order):
             yield order[start : start + size]
             start, size = start + size, min(2 * size, _AT_A_TIME)
+
+
+def _of_rows(differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell of each image whether anything differs."""
+    return np.asarray(differs.reshape(len(differs), -1).any(axis=1))

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers.families import FAMILIES, TIMM, write_model
+from onnxruntime.quantization import quantize_dynamic
 from open_clip.transform import image_transform_v2
 from PIL import Image
 from sklearn.exceptions import NotFittedError
@@ -93,6 +94,28 @@ def test_a_head_is_inside(photographs, small_model, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["drawings", "photographs"])
+def test_eight_bit_matrices_predict_nearly_the_same(kind, digits, photographs, tmp_path):
+    """As the page on saving quantises a file, with a head that is sure of its answers."""
+    model, (paths, labels), unseen = "tiny", (digits[0][:60], digits[1][:60]), digits[0][60:160]
+    if kind == "photographs":
+        (tmp_path / "model").mkdir()
+        model, (paths, labels) = write_model(tmp_path / "model", FAMILIES["timm ViT"]), photographs
+        unseen = paths
+    clf = CLIPSVDClassifier(model, lr=0.02, max_steps=5, augment=False, head="logistic")
+    clf.fit(paths, labels).export_onnx(tmp_path / "a.onnx")
+    quantize_dynamic(
+        tmp_path / "a.onnx", tmp_path / "a.int8.onnx", op_types_to_quantize=["MatMul", "Gemm"]
+    )
+    expected = clf.predict_proba(unseen)
+    found = run(session_of(tmp_path / "a.int8.onnx"), pixels_of(model, unseen))
+    assert np.ptp(expected[:, 0]) > 0.1
+    assert 1e-5 < np.abs(found - expected).max() < 0.05
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    small, large = ((tmp_path / f"a{end}.onnx").stat().st_size for end in (".int8", ""))
+    assert small < 0.5 * large
+
+
 def test_what_a_reader_has_to_know_is_in_the_file(small_model, tmp_path):
     clf = CLIPZeroShotClassifier(small_model, class_names={3: "three", 10: "ten"})
     clf.fit(None, [10, 3]).export_onnx(tmp_path / "a.onnx")
@@ -103,6 +126,7 @@ def test_what_a_reader_has_to_know_is_in_the_file(small_model, tmp_path):
         "resize_mode": "shortest",
         "interpolation": "bicubic",
         "fill_color": 0,
+        "several_labels": False,
         "estimator": "CLIPZeroShotClassifier",
         "backbone_fingerprint": clf.backbone_fingerprint_,
     }

@@ -6,13 +6,15 @@ from sklearn.utils.estimator_checks import check_estimator
 
 
 @pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.BareLabelWarning")
+# Of the multi-label checks, whose few equal rows have different labels.
+@pytest.mark.filterwarnings("ignore::skclipsvd.exceptions.ConflictingLabelsWarning")
 @pytest.mark.parametrize(
     ("estimator", "n_checks"),
     # At least so many under scikit-learn 1.6.1 and 1.9.1.
     [
-        (SVD, 67),
-        (LORA, 67),
-        pytest.param(SO, 67, marks=pytest.mark.slow),
+        (SVD, 71),
+        (LORA, 71),
+        pytest.param(SO, 71, marks=pytest.mark.slow),
         (ZERO_SHOT, 59),
         (ENCODER, 45),
         (TWO_STAGE, 54),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import skclipsvd
-from skclipsvd import load_adapter, prediction_table
+from skclipsvd import CLIPSVDClassifier, load_adapter, prediction_table
 from skclipsvd.commands import main
 from skclipsvd.datasets import load_handwritten_digits
 
@@ -165,6 +165,15 @@ def test_evaluate_refuses_other_classes(tree, model, tmp_path, capsys):
     shutil.copytree(tree / "test" / "zero", tmp_path / "other" / "nought")
     assert main(["evaluate", str(model), str(tmp_path / "other"), "--quiet"]) == 1
     assert "the class 'nought'" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_several_labels(tree, tmp_path, capsys):
+    paths = [str(path) for path in sorted((tree / "train").rglob("*.png"))]
+    y = [[i % 2, i % 3 == 0] for i in range(len(paths))]
+    clf = CLIPSVDClassifier("tiny", class_names=["odd", "third"], max_steps=0).fit(paths, y)
+    clf.save_adapter(tmp_path / "several.safetensors")
+    assert main(["evaluate", str(tmp_path / "several.safetensors"), str(tree), "--quiet"]) == 1
+    assert "gives images several labels" in capsys.readouterr().err
 
 
 def test_evaluate_says_that_a_folder_without_parts_was_perhaps_trained_on(tree, model, capsys):

@@ -113,7 +113,9 @@ def add_lora(model, starts, rank, alpha):
     return layers
 
 
-def optimise(model, parameters, images, tokens, targets, *, steps, lr, weight_decay):
+def optimise(
+    model, parameters, images, tokens, targets, *, steps, lr, weight_decay, loss_of=F.cross_entropy
+):
     """Run the loop that both papers share on one whole batch and return the losses."""
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps, eta_min=1e-6)
@@ -121,7 +123,7 @@ def optimise(model, parameters, images, tokens, targets, *, steps, lr, weight_de
     for _ in range(steps):
         image_features = F.normalize(model.encode_image(images), dim=-1)
         text_features = F.normalize(model.encode_text(tokens), dim=-1)
-        loss = F.cross_entropy(model.logit_scale.exp() * image_features @ text_features.T, targets)
+        loss = loss_of(model.logit_scale.exp() * image_features @ text_features.T, targets)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

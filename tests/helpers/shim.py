@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from open_clip.transform import PreprocessCfg
 from PIL import Image
+from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
@@ -48,7 +49,7 @@ class NumericRows:
     """Mixin that takes numeric rows and hands their image files on."""
 
     def fit(self, X, y, sample_weight=None):
-        X, y = validate_data(self, X, y)
+        X, y = validate_data(self, X, y, multi_output=get_tags(self).classifier_tags.multi_label)
         self._fit_paths([to_path(row) for row in X], y, sample_weight)
         validate_data(self, X)
         return self

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -120,6 +121,21 @@ def test_the_same_call_goes_on(case, small_model, photographs, tmp_path, cut_off
     assert len(steps) == n_steps - 3
     assert_same_fit(classifier, alone)
     assert not any(path.parent.iterdir())
+
+
+def test_a_fit_of_several_labels_goes_on(small_model, photographs, tmp_path, cut_off, steps):
+    paths, labels = photographs
+    y = pd.DataFrame({"temple": labels == "temple", "third": np.arange(20) % 3 == 0}).astype(int)
+    alone = CLIPSVDClassifier(small_model, max_steps=8, class_weight="balanced", **BASE)
+    alone.fit(paths, y)
+    classifier = clone(alone).set_params(checkpoint_dir=tmp_path)
+    cut_off(classifier, paths, y)
+    steps.clear()
+    clone(classifier).fit(paths, y.rename(columns={"third": "picture"}))
+    clone(classifier).fit(paths, y.assign(third=1 - y["third"]))
+    assert len(steps) == 2 * 8  # other words, other labels: other fits
+    assert_same_fit(classifier.fit(paths, y), alone)
+    assert len(steps) == 2 * 8 + 5
 
 
 @pytest.mark.parametrize("case", ["crops", "early stopping", "LoRA", "SO"])

@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 from sklearn.utils import check_consistent_length
 
 from ...images import Images, as_items
+from ...labels import check_one_per_image
 from ._figures import COLOURS, MARKERS, legend_beside, one_panel, pyplot, remove_spines, short
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class EmbeddingDisplay:
         pyplot(cls)
         if method not in ("pca", "tsne"):
             raise ValueError(f"method={method!r}: choose 'pca' or 'tsne'.")
+        check_one_per_image(y, cls.__name__)
         check_consistent_length(as_items(X), y)
         embeddings = np.asarray(estimator.transform(X))
         if len(embeddings) < 3:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from open_clip.transform import PreprocessCfg
 from sklearn.utils import check_consistent_length
 
-from ...classifiers import BaseCLIPClassifier, frozen_and_adapted
+from ...classifiers import BaseCLIPClassifier, frozen_and_adapted, has_several_labels
 from ...images import ImageLike, Images, as_items, decode_all, size_of
 from .._explanations import explain_prediction
 from ._figures import (
@@ -99,7 +99,7 @@ class PredictionSheetDisplay:
         X : sequence of images
             As for its `predict`.
         y : array-like of labels, optional
-            True labels.
+            True labels; a table of 0 and 1 where the estimator gives images several.
         n_images : int, default=24
             How many images to show at most.
         order : {"given", "errors"}, default="given"
@@ -138,7 +138,7 @@ class PredictionSheetDisplay:
             needed = ", which needs y" if order == "errors" else ""
             raise ValueError(f"order={order!r}{needed}: choose 'given' or, with y, 'errors'.")
         items = as_items(X)
-        true = None if y is None else np.asarray(y)
+        true = None if y is None else _answers(estimator, y)
         check_consistent_length(items, true)
         chosen = np.arange(len(items) if order == "errors" else min(n_images, len(items)))
         predicted, probabilities = _predict(estimator, [items[i] for i in chosen])
@@ -383,10 +383,19 @@ def _thumbnail(estimator: Any) -> PreprocessCfg:
     return PreprocessCfg(size=_SIDE, resize_mode=mode, fill_color=fill)
 
 
+def _answers(estimator: Any, y: ArrayLike) -> NDArray:
+    """Return a label for each image; where it has several, their names as one text."""
+    labels = np.asarray(y)
+    if not has_several_labels(estimator):
+        return labels
+    named = [", ".join(map(str, estimator.classes_[row > 0])) or "none" for row in labels]
+    return np.array(named, dtype=object)
+
+
 def _predict(estimator: Any, items: list) -> tuple[NDArray, NDArray | None]:
     """Return labels, and their probabilities where the estimator has them."""
-    predicted = np.asarray(estimator.predict(items))
-    if not hasattr(estimator, "predict_proba"):
+    predicted = _answers(estimator, estimator.predict(items))
+    if not hasattr(estimator, "predict_proba") or has_several_labels(estimator):
         return predicted, None
     columns = np.searchsorted(estimator.classes_, predicted)
     return predicted, estimator.predict_proba(items)[np.arange(len(items)), columns]
