@@ -27,6 +27,7 @@ Kind = TypeVar("Kind", bound="BaseCLIPClassifier")
 # 1: until 0.1.0, without validation scores and some parameters. 2: everything but heads. 3: with a
 # head, which a reader that does not know it must not pass over. 4: of several labels per image.
 _FORMATS = (1, 2, 3, 4)
+_OF_SEVERAL_LABELS = 4
 _KEY = "skclipsvd"
 # Over header and arrays, so that a damaged bit is noticed; files of 0.1.0 have none.
 _CHECKSUM = "sha256"
@@ -82,7 +83,7 @@ def write_adapter(estimator: BaseCLIPClassifier, path: Path) -> None:
             values[name] = plain(value)
     has_head = any(name.startswith("head_") for name in arrays)
     header = {
-        "format": 4 if "intercept_" in arrays else 3 if has_head else 2,
+        "format": _OF_SEVERAL_LABELS if "intercept_" in arrays else 3 if has_head else 2,
         "estimator": type(estimator).__name__,
         "parameters": _encode_parameters(estimator),
         "fitted": values,
@@ -231,6 +232,8 @@ def _rebuild(
     missing = [n for n, saved in kind._saved.items() if not saved.optional and n not in fitted]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
+    if ("intercept_" in fitted) is not (header.get("format") == _OF_SEVERAL_LABELS):
+        raise ValueError("its format and its arrays do not agree on several labels per image")
     kind._check_saved(fitted)
     estimator.__dict__.update(fitted)
     return estimator

@@ -107,6 +107,19 @@ def check_columns(labels: Labels) -> NDArray:
     return labels.columns
 
 
+def check_same_columns(labels: Labels, classes: NDArray, name: str) -> None:
+    """Raise ValueError where the columns of a table, called `name`, are not those of a fit."""
+    assert labels.columns is not None
+    allowed = [classes.tolist()]
+    if classes.dtype.kind not in "iu":  # then numbers are those of an array, which has no names
+        allowed.append(list(range(len(classes))))
+    if labels.columns.tolist() not in allowed:
+        raise ValueError(
+            f"{name} has the columns {labels.columns[:10].tolist()!r}, and the fit's y has "
+            f"{classes[:10].tolist()!r}; they have to be the same, in the same order."
+        )
+
+
 def label_weights(
     class_weight: Mapping[Any, float] | str | None, labels: Labels
 ) -> NDArray[np.float64]:

@@ -85,7 +85,7 @@ class RecipeMixin(BaseEstimator):
         is_automatic = self.max_steps is None and self.epochs == "auto"
         return Recipe(
             n_steps=n_steps,
-            learnt_loss=LEARNT_LOSS if is_automatic else 0.0,
+            learnt_loss=task.objective.learnt_loss(LEARNT_LOSS) if is_automatic else 0.0,
             batch_size=int(self.batch_size),
             micro_batch_size=int(self.micro_batch_size or self.batch_size),
             lr=float(lr),

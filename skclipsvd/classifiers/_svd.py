@@ -136,9 +136,10 @@ class CLIPSVDClassifier(TrainedCLIPClassifier):
     logit_bias_ : float
         What SigLIP adds to every score; 0.0 for other families, and where there are intercepts.
     intercept_ : float32 ndarray of shape (n_labels,)
-        What is added to each label's score; only where images have several labels. The frozen
-        model's mean probability of a label on the training images is the share of them that have
-        it. Training does not change it.
+        What is added to each label's score; only where images have several labels. With
+        it the mean probability of a label on the training images, before the first step, is the
+        share of them that have it (weighted, and half an image more of each kind). Training does
+        not change it.
     head_coef_ : float32 ndarray of shape (n_classes, n_features)
         The head's vector of each class; ``embedding @ head_coef_.T + head_intercept_`` are its
         scores. Only where there is a head.

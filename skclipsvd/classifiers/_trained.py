@@ -49,10 +49,10 @@ from ..training import (
 )
 from ..validation import fit_context, named_by_class
 from ._adapter_file import Saved
-from ._base import BaseCLIPClassifier
+from ._base import BaseCLIPClassifier, has_several_labels
 from ._head import HEAD_ARRAYS, fit_head
 from ._identity import fit_identity
-from ._indicator import Labels
+from ._indicator import Labels, as_indicator, check_same_columns
 from ._outcome import FitOutcome
 from ._recipe import RecipeMixin
 from ._training_set import TrainingSet
@@ -258,9 +258,10 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         if len(training) <= self.batch_size and not self.augment:
             training = training.merged()
         # Before the decompositions, which take long: a bad image is to be named first.
-        task = self._calibrated(self._task(training, classes, backbone, rng), training)
+        task = self._task(training, classes, backbone, rng)
         stopping = self._stopping(validation, classes, backbone)
         adaptation = self._adaptation_to_train(backbone, rng)
+        task = self._calibrated(task, training)
         ignorance = self._ignorance(task)
         recipe = self._recipe(task, adaptation, ignorance)
 
@@ -291,6 +292,45 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         self._replace_fitted(fitted)
         monitor.fit_ended()
         return unchanged
+
+    @named_by_class
+    def score(self, X: Images, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of images that are predicted right.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            As for `predict`.
+        y : array-like of shape (n_images,) or (n_images, n_labels)
+            True labels. Where images have several, an image is right where all labels are, and a
+            frame has the columns of `fit`'s y, in the same order.
+        sample_weight : array-like of shape (n_images,), optional
+            Weight of each image.
+
+        Returns
+        -------
+        accuracy : float
+            From 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            Columns that are not those of `fit`'s y; and as `predict`.
+
+        Examples
+        --------
+        >>> from skclipsvd import CLIPSVDClassifier
+        >>> from skclipsvd.datasets import load_handwritten_digits
+        >>> paths, labels = load_handwritten_digits()
+        >>> clf = CLIPSVDClassifier("tiny", max_steps=0).fit(paths[:20], labels[:20])
+        >>> clf.score(paths[20:30], labels[20:30])
+        1.0
+        """
+        check_is_fitted(self)
+        if has_several_labels(self) and (labels := as_indicator(y, "y")) is not None:
+            check_same_columns(labels, self.classes_, "y")
+            y = labels.values
+        return float(super().score(X, y, sample_weight))
 
     def __sklearn_tags__(self) -> Tags:
         """Say that y may be a table of several labels per image."""

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from ..exceptions import ConflictingLabelsWarning, warn
 from ..images import Decoded, Item, identity, short
 from ..labels import plain
-from ._indicator import Labels, label_weights
+from ._indicator import Labels, check_same_columns, label_weights
 
 # A sum of weights below this does not overflow, whatever their number.
 _LARGE_WEIGHT = 1e100
@@ -165,11 +165,8 @@ class TrainingSet:
             unknown = np.setdiff1d(self.labels, classes)
             if len(unknown):
                 raise ValueError(f"y_val has labels that are not in y: {unknown[:10].tolist()!r}.")
-        elif self.columns.tolist() not in (classes.tolist(), list(range(len(classes)))):
-            raise ValueError(
-                f"y_val has the columns {self.columns[:10].tolist()!r}, and y has "
-                f"{classes[:10].tolist()!r}; they have to be the same, in the same order."
-            )
+        else:
+            check_same_columns(Labels(self.labels, self.columns), classes, "y_val")
 
     def warn_of_conflicts(self, decoded: Sequence[Decoded]) -> None:
         """Warn of pictures that occur with several labels, under whatever names.

@@ -40,6 +40,10 @@ class Objective(ABC):
         """Return the mean loss of what knows nothing of an image."""
 
     @abstractmethod
+    def learnt_loss(self, of_one_class: float) -> float:
+        """Return the loss that says as much as this one does where an image shows one class."""
+
+    @abstractmethod
     def predicted(self, scores: Tensor) -> Tensor:
         """Return what is predicted of each image, in the form of its target."""
 
@@ -84,6 +88,10 @@ class OneClass(Objective):
     def loss_of_a_guess(self, n_classes: int) -> float:
         """Return the loss of equal probabilities."""
         return math.log(n_classes)
+
+    def learnt_loss(self, of_one_class: float) -> float:
+        """Return it as it is."""
+        return of_one_class
 
     def predicted(self, scores: Tensor) -> Tensor:
         """Return the index of the highest score."""
@@ -217,6 +225,13 @@ class SeveralLabels(Objective):
     def loss_of_a_guess(self, n_classes: int) -> float:
         """Return the loss of each label's share of the images."""
         return self.guess
+
+    def learnt_loss(self, of_one_class: float) -> float:
+        """Return the same share of a guess's loss as among ten classes.
+
+        Where labels are rare a guess is nearly right, and its loss small.
+        """
+        return of_one_class * self.guess / math.log(10)
 
     def predicted(self, scores: Tensor) -> Tensor:
         """Return 1 where a score is positive and 0 elsewhere."""

@@ -108,8 +108,9 @@ class SeenPredictions:
         for rows in self._nearest_to_a_change():
             with torch.inference_mode(), autocast(task.backbone.device, dtype):
                 pixels = task.to_predict(rows)
-                was = task.scores(unit_image_features(before, pixels), self.text)
-                scores = task.scores(unit_image_features(after, pixels), text)
+                features = [unit_image_features(model, pixels) for model in (before, after)]
+            was = task.scores(features[0].float(), self.text)
+            scores = task.scores(features[1].float(), text)
             was, now = map(task.objective.predicted, (was, scores))
             if not scores.isfinite().all():
                 raise FloatingPointError("the scores of an image are not finite")

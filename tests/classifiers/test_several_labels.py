@@ -15,6 +15,7 @@ import torch
 from helpers import published
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.frozen import FrozenEstimator
@@ -45,6 +46,7 @@ from skclipsvd.inspection import (
     StrengthCurveDisplay,
     explain_prediction,
 )
+from skclipsvd.training import OneClass, SeveralLabels
 
 NAMES = ["zero", "one", "two", "three", "four"]
 QUICK = dict(augment=False, random_state=0)
@@ -453,6 +455,49 @@ def test_a_file_needs_an_intercept_for_each_label(fitted, pairs, tmp_path):
     damaged.save_adapter(tmp_path / "pairs.safetensors")
     with pytest.raises(ValueError, match="one intercept per label"):
         load_adapter(tmp_path / "pairs.safetensors")
+
+
+def test_a_file_whose_format_knows_of_no_intercepts(fitted, pairs, tmp_path):
+    path, other = tmp_path / "pairs.safetensors", tmp_path / "other.safetensors"
+    fitted.save_adapter(path)
+    with safe_open(path, "np") as file:
+        header = json.loads(file.metadata()["skclipsvd"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    for changed, kept in (
+        (header | {"format": 3}, arrays),
+        (header, {name: array for name, array in arrays.items() if name != "intercept_"}),
+    ):
+        save_file(kept, other, metadata={"skclipsvd": json.dumps(changed)})
+        with pytest.raises(ValueError, match=r"other\.safetensors is damaged.*do not agree"):
+            load_adapter(other)
+
+
+def test_rare_labels_are_learnt_when_a_guess_is_nearly_right():
+    targets = np.zeros((500, 2))
+    targets[:4] = 1
+    alike = SeveralLabels.calibrated(
+        np.random.RandomState(0).normal(20, 1, (500, 2)), targets, np.ones(500), np.ones((2, 2))
+    )
+    assert alike.guess == pytest.approx(0.1, abs=0.02)
+    assert 0 < alike.learnt_loss(0.1) < 0.05 * alike.guess
+    assert OneClass().learnt_loss(0.1) == 0.1
+
+
+def test_a_score_reads_the_names_of_columns(fitted, pairs):
+    X, Y = pairs[0][60:80], pairs[1][60:80]
+    right = accuracy_score(Y, fitted.predict(X))
+    assert fitted.score(X, Y) == fitted.score(X, Y.to_numpy()) == right
+    with pytest.raises(ValueError, match=r"y has the columns.*same order"):
+        fitted.score(X, Y[Y.columns[::-1]])
+
+
+def test_columns_that_are_numbers_have_an_order(small_model, pairs):
+    X, Y = pairs[0][:30], pairs[1][:30].iloc[:, :2].set_axis([1, 0], axis=1)
+    clf = CLIPSVDClassifier(small_model, class_names=["one", "zero"], max_steps=0, **QUICK)
+    clf.fit(X[:20], Y[:20], X_val=X[20:], y_val=Y[20:])
+    with pytest.raises(ValueError, match=r"y_val has the columns.*same order"):
+        clf.fit(X[:20], Y[:20], X_val=X[20:], y_val=Y[20:][[0, 1]])
 
 
 def test_part_of_a_fit(fitted, pairs):
