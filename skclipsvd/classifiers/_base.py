@@ -610,8 +610,7 @@ class BaseCLIPClassifier(
     @property
     def _objective(self) -> Objective:
         """What the scores of this fitted classifier say."""
-        has_several = hasattr(self, "intercept_")
-        return SeveralLabels(self.intercept_) if has_several else OneClass()
+        return SeveralLabels(self.intercept_) if has_several_labels(self) else OneClass()
 
     def _check_labels(self, y: ArrayLike | None, name: str = "y") -> Labels:
         if y is not None:
@@ -722,7 +721,7 @@ def has_several_labels(clf: Any) -> bool:
     clf : estimator
         Any.
     """
-    return isinstance(clf, BaseCLIPClassifier) and hasattr(clf, "intercept_")
+    return isinstance(clf, BaseCLIPClassifier) and getattr(clf, "intercept_", None) is not None
 
 
 def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:

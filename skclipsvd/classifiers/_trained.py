@@ -276,7 +276,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             X=training.items,
             y=training.labels,
             metadata=None if training.weights is None else {"sample_weight": training.weights},
-            fitted_attributes=attributes,
+            # Callbacks score a copy of this estimator, with all that the last fit left.
+            fitted_attributes=lambda: {**dict.fromkeys(self._saved), **attributes()},
         )
         state = train(task, adaptation, recipe, rng, monitor, stopping, checkpoint)
         outcome = FitOutcome(task, recipe, state, stopping)
@@ -555,7 +556,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
             )
         other = self._copied()
         other.strength_ = float(strength) * getattr(self, "strength_", 1.0)
-        if hasattr(self, "head_weight_"):
+        if getattr(self, "head_weight_", None) is not None:
             other.head_weight_ = min(1.0, float(strength) * self.head_weight_)
         if strength != 1:
             with shown(self.verbose):
@@ -595,7 +596,7 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         return getattr(self, self._state_attribute)
 
     def _with_head(self, of_texts: Tensor, embeddings: Tensor) -> Tensor:
-        if not hasattr(self, "head_coef_"):
+        if getattr(self, "head_coef_", None) is None:
             return of_texts
         coef, intercept = (torch.from_numpy(getattr(self, n)) for n in HEAD_ARRAYS)
         of_head = embeddings @ coef.to(embeddings.device).T + intercept.to(embeddings.device)

@@ -678,6 +678,20 @@ def test_a_monitor_scores_every_epoch(callback, paths, labels):
     assert scores[0] != scores[-1]
 
 
+def test_a_monitor_scores_nothing_of_the_last_fit(callback, paths, labels):
+    """Neither the last fit's head nor its intercepts have a part in this one's scores."""
+    classes, several = np.unique(labels), labels[:, None] == np.unique(labels)
+    refitted = of_epochs().set_params(head="logistic", class_names=classes.tolist())
+    refitted.fit(paths, several.astype(int)).set_params(head=None)
+    logs = []
+    for clf in (refitted, of_epochs().set_params(class_names=classes.tolist())):
+        monitor = callback.ScoringMonitor(scoring="neg_log_loss")
+        clf.set_callbacks(monitor).fit(paths, labels)
+        data = monitor.get_logs().data
+        logs.append([row["neg_log_loss"] for row in data if row["task_name"] == "epoch"])
+    assert logs[0] == logs[1] != []
+
+
 def test_a_monitor_inside_a_search(callback, paths, labels):
     monitor = callback.ScoringMonitor(scoring="accuracy")
     search = GridSearchCV(of_epochs().set_callbacks(monitor), LR, **SEARCH)
