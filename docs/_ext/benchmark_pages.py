@@ -123,7 +123,7 @@ def _page(name, report):
     whole = _docstring(report).replace("``", "`")
     first, _, rest = whole.partition("\n\n")
     return _PAGE.format(
-        title=name.replace("-", ", ").capitalize(),
+        title=name.replace("-", ", ").replace("_", " ").capitalize(),
         description=json.dumps(description),  # JSON's texts are YAML's
         about=f"{description}\n\n{rest if first == description else whole}",
         facts="\n".join(f"- **{key}**: {value}" for key, value in facts.items()),
