@@ -262,7 +262,7 @@ def test_a_damaged_picture_is_shown_or_named(tmp_path, photo, name, record_prope
         if said is None:
             assert view.shape == (32, 32, 3)
         else:
-            assert said.startswith("1 image(s): cannot be decoded. Replace the files or drop")
+            assert said.startswith("1 image(s): cannot be decoded. Replace the files or leave")
             assert f"X[0] = {str(path)!r}: " in said
     assert peak_bytes() - peak < 2**30
     record_property("damaged pictures: formats", 1)
