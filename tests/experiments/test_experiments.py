@@ -383,12 +383,14 @@ def test_a_plot_that_cannot_be_drawn_is_said_before_tables_are_written(
 ):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    Results("r.csv").append([_made_up()])
-    Results("other.csv").append([_made_up(protocol="base-to-novel", shots=16)])
+    whole = dict(n_train=47, n_test=9)
+    Results("r.csv").append([_made_up(**whole)])
+    models = [_made_up(model=model, **whole) for model in ("ViT-B-16", "ViT-B-32")]
+    Results("other.csv").append(models)
     for results, plot, message in (
         ("r.csv", "p.docx", "--plot p.docx: name a picture, such as shots.png"),
         ("r.csv", "p", "--plot p: name a picture"),
-        ("other.csv", "p.png", "draws few-shot results of one model; got none"),
+        ("other.csv", "p.png", "draws few-shot results of one model; got ["),
     ):
         assert main(["table", results, "--out", "new.md", "--plot", plot]) == 1
         assert message in capsys.readouterr().err
