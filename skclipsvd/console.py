@@ -16,7 +16,8 @@ from .progress import phase, print_line, shown
 
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError)
 # Who types a command has files, and never saw an X.
-_ROW_OF_X = re.compile(r"\bX(?:_val)?\[\d+\] = ")
+_ROW = r"\bX(?:_val)?\[\d+\]"
+_ROWS_OF_X = re.compile(rf"{_ROW}(?:, {_ROW})*(?: and \d+ more rows)? = ")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -66,6 +67,7 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the last write off
         raise _Terminated
 
     signal.signal(signal.SIGTERM, end)
@@ -88,4 +90,4 @@ def _show_warning(
 
 def _of_files(message: object) -> str:
     """Name files by their paths alone, not by their places in an X."""
-    return _ROW_OF_X.sub("", str(message))
+    return _ROWS_OF_X.sub("", str(message))

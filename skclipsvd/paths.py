@@ -67,16 +67,22 @@ def writable_file(file: str | os.PathLike[str]) -> Path:
 
 
 def class_names_in(file: str | os.PathLike[str]) -> Any:
-    """Read the words for prompts from a JSON file, {"label": "words", ...}.
+    """Read the words for prompts from a JSON file: {"label": "words", ...}, or an array of words.
 
     Raises
     ------
     OSError
         It cannot be read.
     ValueError
-        It is no JSON.
+        It is no JSON, or neither an object nor an array.
     """
-    try:
-        return json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    try:  # editors on Windows put a mark in front
+        words = json.loads(Path(file).expanduser().read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON in UTF-8: {error}") from error
+    if not isinstance(words, (dict, list)):
+        raise ValueError(
+            f"{file} holds {str(json.dumps(words))[:40]}; it should hold an object, "
+            '{"label": "words", ...}, or an array of words in the order of the sorted labels.'
+        )
+    return words

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .classifiers import BaseCLIPClassifier, frozen_and_adapted
+from .classifiers import BaseCLIPClassifier, frozen_and_adapted, has_several_labels
 from .constraints import check_top_k
 from .frames import Table, table
 from .images import Images, Item, as_items, decoding_threads, find_unreadable
@@ -41,7 +41,9 @@ def prediction_table(
         One row per image, and where pandas is not installed one dict, with the names of the columns
         as keys: "path" (None for images that are no paths), "label" and "probability";
         with ``top_k=3`` also "label_2", "probability_2", "label_3" and "probability_3"; with
-        ``on_error="report"`` also "error", None where there is none.
+        ``on_error="report"`` also "error", None where there is none. Where images have several
+        labels, "label" lists those that `predict` gives, the most probable first and joined by
+        ", ", or is empty; the other columns are still of the most probable labels one by one.
 
     Raises
     ------
@@ -71,7 +73,20 @@ def prediction_table(
         probabilities = clf.predict_proba(items)
     else:
         errors, probabilities = _predict_readable(clf, items)
-    return table(_columns(clf.classes_, items, probabilities, errors, top_k, on_error))
+    columns = _columns(clf.classes_, items, probabilities, errors, top_k, on_error)
+    if has_several_labels(clf):
+        given = _given(clf.classes_, probabilities)
+        columns["label"] = [None if row in errors else given[row] for row in range(len(items))]
+    return table(columns)
+
+
+def _given(classes: NDArray, probabilities: NDArray[np.float64]) -> list[str]:
+    """Name the labels that `predict` gives each image, the most probable first."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        ", ".join(str(classes[i]) for i in ranked if row[i] > 0.5)
+        for ranked, row in zip(order, probabilities, strict=True)
+    ]
 
 
 def _predict_readable(

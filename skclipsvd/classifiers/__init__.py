@@ -12,6 +12,7 @@ from ._base import (
     prompts_of,
 )
 from ._card import model_card
+from ._indicator import as_indicator
 from ._lora import CLIPLoRAClassifier
 from ._so import CLIPSOClassifier
 from ._svd import CLIPSVDClassifier
@@ -29,6 +30,7 @@ __all__ = [
     "TakesImages",
     "UsesBackbone",
     "adapter_fingerprint",
+    "as_indicator",
     "embeddings_and_scores",
     "frozen_and_adapted",
     "has_several_labels",

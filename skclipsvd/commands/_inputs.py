@@ -126,7 +126,7 @@ def _demo(options: _Options) -> None:
     ending = Path(options["output"]).suffix.lower()
     if Image.registered_extensions().get(ending) not in Image.SAVE:
         raise ValueError(f"--output {options['output']}: name a picture, such as demo.png.")
-    writable_file(options["output"])
+    options["output"] = str(writable_file(options["output"]))
 
 
 _CHECKS: Mapping[str, Callable[[_Options], None]] = {

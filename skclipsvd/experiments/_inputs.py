@@ -78,7 +78,20 @@ def _of_table(
             _check_may_replace(option, file, results)
     if out is not None and plot is not None and _same_file(out, plot):
         raise ValueError(f"--out and --plot are both {out}; name two files.")
+    if plot is not None:
+        _check_is_picture(plot)
     return read_results(results), out, plot
+
+
+def _check_is_picture(file: str) -> None:
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise ImportError(
+            "--plot draws a picture; it needs `pip install 'skclipsvd[plot]'`."
+        ) from error
+    if Path(file).suffix.lower()[1:] not in FigureCanvasBase.get_supported_filetypes():
+        raise ValueError(f"--plot {file}: name a picture, such as shots.png.")
 
 
 def _check_may_replace(option: str, file: str, results: str) -> None:

@@ -57,9 +57,10 @@ def tabulate(rows: Sequence[Row], out: str | None, plot: str | None) -> None:
         Files: the tables, and the picture.
     """
     text = tables(rows)
+    figure = None if plot is None else plot_shots(rows)
     if out is None:
         print(text, end="")
     else:
         Path(out).write_text(text, encoding="utf-8")
-    if plot is not None:
-        plot_shots(rows).savefig(plot, dpi=150)
+    if figure is not None:
+        figure.savefig(plot, dpi=150)

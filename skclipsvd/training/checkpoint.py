@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,16 @@ INTERRUPTED = (
     "fit interrupted. The same call continues from the checkpoint {}; delete that file to start "
     "over."
 )
+NOTHING_WRITTEN = (
+    "fit interrupted. The checkpoint {} could not be written; the same call starts over."
+)
 # Raised where what a checkpoint holds means something else.
 _FORMAT = 1
 _KEY = "skclipsvd checkpoint"
 # A cut costs at most so much work; writing a few hundred short vectors takes milliseconds.
 EVERY_SECONDS = 30.0
+# Up to here a copy is kept of every step, for Ctrl-C: it takes milliseconds and little memory.
+EVERY_STEP_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,22 @@ class Checkpoint:
         self._at_start = random_state_as_json(rng)
         return rng
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Hold the latest snapshot; write it after the first step, and then now and again."""
-        if self._can_write:
-            self._unwritten = snapshot
-            if time.monotonic() - self._last_write >= EVERY_SECONDS:
-                self.write(snapshot)
+    def keep(self, n_bytes: int, take: Callable[[], Snapshot]) -> None:
+        """Write a snapshot after the first step, and then now and again; between, hold small ones.
+
+        Parameters
+        ----------
+        n_bytes : int
+            What a snapshot takes.
+        take : callable
+            Makes it.
+        """
+        is_due = time.monotonic() - self._last_write >= EVERY_SECONDS
+        if self._can_write and (is_due or n_bytes <= EVERY_STEP_BYTES):
+            # In this order Ctrl-C finds one of them; of large ones none is held any more.
+            self._unwritten = take()
+            if is_due:
+                self.write(self._unwritten)
                 self._unwritten = None
 
     def write(self, snapshot: Snapshot) -> None:
@@ -130,10 +145,14 @@ class Checkpoint:
         try:
             yield
         except KeyboardInterrupt as error:
+            is_missing = self._unwritten is not None or not self._can_write
             if self._unwritten is not None:
-                self.write(self._unwritten)
+                with suppress(Exception):  # nothing may stand in the interrupt's way
+                    self.write(self._unwritten)
             if self.path.exists():
                 error.args = (INTERRUPTED.format(self.path),)
+            elif is_missing:
+                error.args = (NOTHING_WRITTEN.format(self.path),)
             raise
 
     def _read(self) -> Snapshot | None:

@@ -89,7 +89,7 @@ def train(
                 monitor.epoch_begins()
                 for rows in epoch:
                     if checkpoint is not None and state.losses:
-                        checkpoint.keep(state.snapshot())
+                        checkpoint.keep(state.n_bytes, state.snapshot)
                     _step(state, encoders, recipe, rows)
                     bar.step_taken(state)
                 asked_to_stop = monitor.epoch_ended() | _has_learnt(state, recipe)

@@ -61,8 +61,25 @@ class TrainingState:
         self.order: NDArray[np.intp] = np.arange(len(self.seen.first))
         self.first_order = self.order
 
+    @property
+    def n_bytes(self) -> int:
+        """What a snapshot's tensors take."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
     def snapshot(self) -> Snapshot:
         """Copy all of it, at least one step taken."""
+        values: dict[str, Any] = {
+            "random_state": random_state_as_json(self.rng),
+            "scaler": self.scaler.state_dict(),
+            "n_passes": self.encoders.n_passes,
+            "n_visits": self.seen.n_visits,
+        }
+        if self.stopping is not None:
+            values["stopping"] = self.stopping.values()
+        copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        return Snapshot(copies, copy.deepcopy(values))
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {
             f"number/{i}": number for i, number in enumerate(self.numbers)
         }
@@ -72,18 +89,10 @@ class TrainingState:
         tensors["order"] = torch.from_numpy(self.order.astype(np.int64))
         tensors["first_order"] = torch.from_numpy(self.first_order.astype(np.int64))
         tensors.update({f"seen/{name}": t for name, t in self.seen.tensors().items()})
-        values: dict[str, Any] = {
-            "random_state": random_state_as_json(self.rng),
-            "scaler": self.scaler.state_dict(),
-            "n_passes": self.encoders.n_passes,
-            "n_visits": self.seen.n_visits,
-        }
         if self.stopping is not None:
-            values["stopping"] = self.stopping.values()
             best = enumerate(self.stopping.best_state)
             tensors.update({f"best/{i}": number for i, number in best})
-        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        return Snapshot(copies, copy.deepcopy(values))
+        return tensors
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what `snapshot` returned."""

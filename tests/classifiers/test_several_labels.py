@@ -544,6 +544,11 @@ def test_what_describes_it_says_labels(fitted, pairs):
         names = [name for j, name in enumerate(NAMES) if predicted[i, j]]
         assert sheet.predicted[i] == (", ".join(names) or "none")
         assert sheet.true[i] == ", ".join(name for name in NAMES if Y[name].iloc[i])
+    for wrong in (Y.iloc[:, :4], ["one"] * 6):
+        with pytest.raises(ValueError, match="a row for each image and 5 columns of 0 and 1"):
+            PredictionSheetDisplay.from_estimator(fitted, X, wrong)
+    with pytest.raises(ValueError, match="1 entries are neither 0 nor 1"):
+        PredictionSheetDisplay.from_estimator(fitted, X, [*Y.to_numpy()[:5], [0, 1, 2, 0, 1]])
 
 
 def test_an_explanation_adds_up_to_the_score(fitted, pairs):

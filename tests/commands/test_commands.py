@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from PIL import Image
 
 import skclipsvd
 from skclipsvd import CLIPSVDClassifier, load_adapter, prediction_table
-from skclipsvd.commands import main
+from skclipsvd.commands import demo, main
+from skclipsvd.console import run_command
 from skclipsvd.datasets import load_handwritten_digits
+from skclipsvd.exceptions import ConflictingLabelsWarning
+from skclipsvd.paths import class_names_in
 
 NAMES = ("one", "seven", "zero")
 
@@ -395,6 +399,87 @@ def test_a_job_that_is_ended_goes_on_where_it_was(tree, tmp_path):
     assert done.stdout.splitlines()[-1] == "3"  # of six steps
     assert out.exists()
     assert not any(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can send another one SIGTERM")
+def test_a_second_sigterm_does_not_cut_the_last_write_off():
+    """As systemd and users send it, who think that the first one did nothing."""
+    before, done = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("written")
+
+    assert run_command(lambda: work, quiet=True) == 128 + signal.SIGTERM
+    assert done == ["written"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_repeated_picture_is_named_by_its_path_alone(tree, capsys):
+    paths = sorted(str(path) for path in (tree / "train").rglob("*.png"))
+
+    def prepare():
+        warnings.simplefilter("always")
+        return lambda: fit(n)
+
+    def fit(n):
+        clf = CLIPSVDClassifier("tiny", max_steps=1, augment=False)
+        clf.fit([paths[0]] * n + paths[:2], [*["one"] * n, "zero", "seven"])
+
+    for n, rows in ((2, r"X\[0\], X\[1\] = "), (8, r"X\[4\] and 3 more rows = ")):
+        with pytest.warns(ConflictingLabelsWarning, match=rows):
+            fit(n)
+        assert run_command(prepare, quiet=True) == 0
+        said = capsys.readouterr().err
+        assert f"labels: {paths[0]!r} is 'one' and {paths[0]!r} is 'zero'." in said
+
+
+def test_the_demo_writes_to_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    given = {}
+    monkeypatch.setattr(demo, "run", lambda **options: given.update(options))
+    assert main(["demo", "--output", "~/d.png"]) == 0
+    assert given["output"] == str(tmp_path / "d.png")
+
+
+@pytest.mark.parametrize("words", [{"one": "a stroke"}, ["a", "b"]])
+def test_class_names_of_an_editor_on_windows(tmp_path, words):
+    file = tmp_path / "words.json"
+    file.write_text(json.dumps(words), encoding="utf-8-sig")
+    assert class_names_in(file) == words
+
+
+@pytest.mark.parametrize("content", ["null", "3", '"one"', "true"])
+def test_class_names_are_an_object_or_an_array(tmp_path, content):
+    file = tmp_path / "words.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=rf"words\.json holds {content}; it should hold an obj"):
+        class_names_in(file)
+
+
+def test_predict_lists_the_labels_that_an_image_is_given(tree, tmp_path):
+    """None, one or several; the probabilities are those of single labels."""
+    paths = [str(path) for path in sorted((tree / "train").rglob("*.png"))]
+    y = np.array([[i % 2, i % 3 == 0, i % 5 == 0] for i in range(len(paths))], dtype=int)
+    clf = CLIPSVDClassifier("tiny", class_names=["odd", "third", "fifth"], lr=0.05, max_steps=8)
+    clf.set_params(augment=False, random_state=0).fit(paths, y).save_adapter(tmp_path / "s")
+    out = tmp_path / "p.csv"
+    command = ["predict", str(tmp_path / "s"), str(tree / "train"), str(tmp_path / "gone.png")]
+    assert main([*command, "--out", str(out), "--top-k", "2", "--quiet"]) == 0
+    *rows, gone = rows_of(out)
+    assert (gone["label"], gone["probability"]) == ("", "")
+    of_rows = [row["path"] for row in rows]
+    proba, predicted = clf.predict_proba(of_rows), clf.predict(of_rows)
+    assert {0, 1, 2} <= {*predicted.sum(axis=1).tolist()}
+    for row, p, given in zip(rows, proba, predicted, strict=True):
+        ranked = np.argsort(-p)
+        assert row["label"] == ", ".join(str(i) for i in ranked if given[i])
+        assert float(row["probability"]) == pytest.approx(p.max(), rel=1e-4)
+        assert row["label_2"] == str(ranked[1])
 
 
 def test_prediction_table_raises_or_reports(tree, model):

@@ -378,6 +378,29 @@ def test_tables_do_not_overwrite_results(tmp_path, monkeypatch, capsys):
     }
 
 
+def test_a_plot_that_cannot_be_drawn_is_said_before_tables_are_written(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    whole = dict(n_train=47, n_test=9)
+    Results("r.csv").append([_made_up(**whole)])
+    models = [_made_up(model=model, **whole) for model in ("ViT-B-16", "ViT-B-32")]
+    Results("other.csv").append(models)
+    for results, plot, message in (
+        ("r.csv", "p.docx", "--plot p.docx: name a picture, such as shots.png"),
+        ("r.csv", "p", "--plot p: name a picture"),
+        ("other.csv", "p.png", "draws few-shot results of one model; got ["),
+    ):
+        assert main(["table", results, "--out", "new.md", "--plot", plot]) == 1
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert main(["table", "r.csv", "--out", "new.md", "--plot", "p.png"]) == 1
+    assert "--plot draws a picture; it needs `pip install" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other.csv", "r.csv"]
+
+
 def test_a_written_draw_is_not_replaced_by_another(root, tmp_path):
     choice = dict(methods=["zero-shot"], shots=[1], seeds=[1], model_name="tiny")
     data = load("dtd", root)

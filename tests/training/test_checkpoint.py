@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,31 +139,85 @@ def test_a_fit_of_several_labels_goes_on(small_model, photographs, tmp_path, cut
     assert len(steps) == 2 * 8 + 5
 
 
+@pytest.fixture
+def fifth_step_interrupted(steps, monkeypatch):
+    """Return a function that fits, presses Ctrl-C in the fifth step, and returns what it says."""
+
+    def fit_and_interrupt(classifier, *data):
+        backward = Encoders.backward
+
+        def interrupted(self, *args):
+            loss = backward(self, *args)
+            if len(steps) == 5:
+                signal.raise_signal(signal.SIGINT)
+            return loss
+
+        steps.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Encoders, "backward", interrupted)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                classifier.fit(*data)
+        return str(caught.value)
+
+    return fit_and_interrupt
+
+
 @pytest.mark.parametrize("case", ["crops", "early stopping", "LoRA", "SO"])
 def test_an_interrupt_costs_no_more_than_its_step(
-    case, small_model, photographs, tmp_path, steps, monkeypatch
+    case, small_model, photographs, tmp_path, steps, fifth_step_interrupted
 ):
     """Half a minute between two checkpoints is not lost, and nothing of the step is kept."""
     kind, options = CASES[case]
     alone = kind(small_model, **{**BASE, **options}).fit(*photographs)
     classifier = clone(alone).set_params(checkpoint_dir=tmp_path)
-    backward = Encoders.backward
-
-    def interrupted(self, *args):
-        loss = backward(self, *args)
-        if len(steps) == 5:
-            signal.raise_signal(signal.SIGINT)
-        return loss
-
-    steps.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(Encoders, "backward", interrupted)
-        with pytest.raises(KeyboardInterrupt, match=r"continues from the checkpoint .*\.safet"):
-            classifier.fit(*photographs)
+    said = fifth_step_interrupted(classifier, *photographs)
+    assert re.search(r"continues from the checkpoint .*\.safet", said)
     assert not hasattr(classifier, "classes_")
     steps.clear()
     assert_same_fit(classifier.fit(*photographs), alone)
     assert len(steps) == alone.n_iter_ - 4
+
+
+def test_a_large_state_is_copied_only_to_be_written(
+    small_model, photographs, tmp_path, steps, monkeypatch, fifth_step_interrupted
+):
+    """Then an interrupt costs the steps since: here the first one alone was written."""
+    monkeypatch.setattr(checkpoint, "EVERY_STEP_BYTES", 1000)
+    alone = CLIPSVDClassifier(small_model, max_steps=8, **BASE).fit(*photographs)
+    classifier = clone(alone).set_params(checkpoint_dir=tmp_path)
+    said = fifth_step_interrupted(classifier, *photographs)
+    assert "continues from the checkpoint" in said
+    steps.clear()
+    assert_same_fit(classifier.fit(*photographs), alone)
+    assert len(steps) == 8 - 1
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+@pytest.mark.parametrize("error", [MemoryError, OSError, RuntimeError])
+@pytest.mark.filterwarnings("error::skclipsvd.exceptions.CheckpointWarning")
+def test_an_interrupt_arrives_although_nothing_can_be_written(
+    error, is_left, small_model, photographs, tmp_path, monkeypatch, fifth_step_interrupted
+):
+    save, calls = checkpoint.save_file, []
+
+    def fails(*args, **options):
+        calls.append(args)
+        if len(calls) > 1:
+            if not is_left:
+                next(tmp_path.glob("CLIPSVD*.safetensors")).unlink()
+            raise error("no room")
+        return save(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "save_file", fails)
+    clf = CLIPSVDClassifier(small_model, max_steps=8, checkpoint_dir=tmp_path, **BASE)
+    said = fifth_step_interrupted(clf, *photographs)
+    assert len(calls) == 2
+    assert str(tmp_path) in said
+    if is_left:
+        assert "continues from the checkpoint" in said
+    else:
+        assert "could not be written; the same call starts over" in said
+        assert not any(tmp_path.iterdir())
 
 
 def test_a_warm_start_goes_on(small_model, photographs, tmp_path, cut_off):

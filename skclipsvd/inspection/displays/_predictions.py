@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from open_clip.transform import PreprocessCfg
 from sklearn.utils import check_consistent_length
 
-from ...classifiers import BaseCLIPClassifier, frozen_and_adapted, has_several_labels
+from ...classifiers import BaseCLIPClassifier, as_indicator, frozen_and_adapted, has_several_labels
 from ...images import ImageLike, Images, as_items, decode_all, size_of
 from .._explanations import explain_prediction
 from ._figures import (
@@ -120,7 +120,8 @@ class PredictionSheetDisplay:
         ImportError
             There is no matplotlib.
         ValueError
-            Lengths that do not agree, an unknown order, or ``order="errors"`` without y.
+            Lengths that do not agree, an unknown order, ``order="errors"`` without y, or a y that
+            is no table of 0 and 1 with a column for each label where the estimator gives several.
 
         Examples
         --------
@@ -138,7 +139,7 @@ class PredictionSheetDisplay:
             needed = ", which needs y" if order == "errors" else ""
             raise ValueError(f"order={order!r}{needed}: choose 'given' or, with y, 'errors'.")
         items = as_items(X)
-        true = None if y is None else _answers(estimator, y)
+        true = None if y is None else _true(estimator, y)
         check_consistent_length(items, true)
         chosen = np.arange(len(items) if order == "errors" else min(n_images, len(items)))
         predicted, probabilities = _predict(estimator, [items[i] for i in chosen])
@@ -383,19 +384,30 @@ def _thumbnail(estimator: Any) -> PreprocessCfg:
     return PreprocessCfg(size=_SIDE, resize_mode=mode, fill_color=fill)
 
 
-def _answers(estimator: Any, y: ArrayLike) -> NDArray:
-    """Return a label for each image; where it has several, their names as one text."""
-    labels = np.asarray(y)
+def _true(estimator: Any, y: ArrayLike) -> NDArray:
     if not has_several_labels(estimator):
-        return labels
-    named = [", ".join(map(str, estimator.classes_[row > 0])) or "none" for row in labels]
+        return np.asarray(y)
+    labels, n_labels = as_indicator(y, "y"), len(estimator.classes_)
+    if labels is None or labels.values.shape[1] != n_labels:
+        raise ValueError(
+            f"y has the shape {np.shape(y)}; this classifier gives images several labels, so y "
+            f"has a row for each image and {n_labels} columns of 0 and 1, in the order of classes_."
+        )
+    return _joined(estimator.classes_, labels.values)
+
+
+def _joined(classes: NDArray, indicator: NDArray) -> NDArray:
+    """Return the names of each image's labels as one text."""
+    named = [", ".join(map(str, classes[row > 0])) or "none" for row in indicator]
     return np.array(named, dtype=object)
 
 
 def _predict(estimator: Any, items: list) -> tuple[NDArray, NDArray | None]:
     """Return labels, and their probabilities where the estimator has them."""
-    predicted = _answers(estimator, estimator.predict(items))
-    if not hasattr(estimator, "predict_proba") or has_several_labels(estimator):
+    predicted = np.asarray(estimator.predict(items))
+    if has_several_labels(estimator):
+        return _joined(estimator.classes_, predicted), None
+    if not hasattr(estimator, "predict_proba"):
         return predicted, None
     columns = np.searchsorted(estimator.classes_, predicted)
     return predicted, estimator.predict_proba(items)[np.arange(len(items)), columns]
