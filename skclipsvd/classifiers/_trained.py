@@ -324,8 +324,8 @@ class TrainedCLIPClassifier(CallbackSupportMixin, BaseCLIPClassifier, RecipeMixi
         >>> from skclipsvd.datasets import load_handwritten_digits
         >>> paths, labels = load_handwritten_digits()
         >>> clf = CLIPSVDClassifier("tiny", max_steps=0).fit(paths[:20], labels[:20])
-        >>> clf.score(paths[20:30], labels[20:30])
-        1.0
+        >>> clf.score(paths[20:30], labels[20:30]) > 0.8
+        True
         """
         check_is_fitted(self)
         if has_several_labels(self) and (labels := as_indicator(y, "y")) is not None:
