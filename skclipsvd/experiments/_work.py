@@ -62,5 +62,5 @@ def tabulate(rows: Sequence[Row], out: str | None, plot: str | None) -> None:
         print(text, end="")
     else:
         Path(out).write_text(text, encoding="utf-8")
-    if figure is not None:
+    if figure is not None and plot is not None:
         figure.savefig(plot, dpi=150)
