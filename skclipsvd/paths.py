@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -64,6 +65,12 @@ def writable_file(file: str | os.PathLike[str]) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{file}: you have no permission to write to {path.parent}.")
     return path
+
+
+def check_can_draw(option: str) -> None:
+    """Raise ImportError where `option` asks for a picture and matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(f"{option} draws a picture; it needs `pip install 'skclipsvd[plot]'`.")
 
 
 def class_names_in(file: str | os.PathLike[str]) -> Any:

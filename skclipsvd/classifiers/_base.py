@@ -610,7 +610,12 @@ class BaseCLIPClassifier(
     @property
     def _objective(self) -> Objective:
         """What the scores of this fitted classifier say."""
-        return SeveralLabels(self.intercept_) if has_several_labels(self) else OneClass()
+        return SeveralLabels(self.intercept_) if self._gives_several else OneClass()
+
+    @property
+    def _gives_several(self) -> bool:
+        """Whether this fitted classifier gives an image any number of labels."""
+        return getattr(self, "intercept_", None) is not None
 
     def _check_labels(self, y: ArrayLike | None, name: str = "y") -> Labels:
         if y is not None:
@@ -721,7 +726,7 @@ def has_several_labels(clf: Any) -> bool:
     clf : estimator
         Any.
     """
-    return isinstance(clf, BaseCLIPClassifier) and getattr(clf, "intercept_", None) is not None
+    return isinstance(clf, BaseCLIPClassifier) and clf._gives_several
 
 
 def adapter_fingerprint(clf: BaseCLIPClassifier) -> str:

@@ -55,7 +55,7 @@ def model_card(estimator: BaseCLIPClassifier, repository: str, scores: Mapping[s
     -------
     card : str
     """
-    kind, several = type(estimator).__name__, hasattr(estimator, "intercept_")
+    kind, several = type(estimator).__name__, estimator._gives_several
     parts = [
         f"---\n{_header(estimator)}\n---",
         f"# {repository.partition('/')[2]}",

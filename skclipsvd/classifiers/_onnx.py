@@ -178,7 +178,7 @@ def _described(content: bytes, estimator: BaseCLIPClassifier, backbone: Backbone
     model.producer_name, model.producer_version = "skclipsvd", __version__
     values = {
         "classes": estimator.classes_.tolist(),
-        "several_labels": hasattr(estimator, "intercept_"),
+        "several_labels": estimator._gives_several,
         "estimator": type(estimator).__name__,
         "backbone_fingerprint": estimator.backbone_fingerprint_,
         **{name: backbone.config[name] for name in _RESIZING},

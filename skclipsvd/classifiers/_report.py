@@ -113,7 +113,7 @@ def fit_report(estimator: Any, frozen_and_adapted: Callable[[], tuple[Backbone, 
 
 
 def _summary(estimator: Any) -> str:
-    name = "Labels, any per image" if hasattr(estimator, "intercept_") else "Classes"
+    name = "Labels, any per image" if estimator._gives_several else "Classes"
     rows = [(name, _classes(estimator.classes_)), ("Tuned", _tuned(estimator))]
     strength = getattr(estimator, "strength_", None)
     if strength is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,7 +14,14 @@ from PIL import Image
 from ..constraints import TUNING_CONSTRAINTS, check_top_k
 from ..datasets import Dataset, Split, list_images, load_folder
 from ..exceptions import SkclipsvdWarning
-from ..paths import HUB, adapter_file, class_names_in, writable_file, writable_folder
+from ..paths import (
+    HUB,
+    adapter_file,
+    check_can_draw,
+    class_names_in,
+    writable_file,
+    writable_folder,
+)
 from ..progress import print_line
 from ..validation import check_values
 
@@ -90,8 +96,8 @@ def _images(given: Path) -> list[str]:
 
 def _evaluate(options: _Options) -> None:
     _check_model(options["model"])
-    if options["out"] is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("--out draws a picture; it needs `pip install 'skclipsvd[plot]'`.")
+    if options["out"] is not None:
+        check_can_draw("--out")
     data = load_folder(options.pop("folder"), split=options.pop("split"))
     options["name"], options["part"] = data.name, _part(data, options["part"] or "test")
     if list(data.splits) == ["all"]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..constraints import TUNING_CONSTRAINTS
 from ..datasets import Dataset
 from ..exceptions import SkclipsvdWarning
-from ..paths import class_names_in
+from ..paths import check_can_draw, class_names_in
 from ..validation import check_values
 from .data import checked_seeds, checked_shots, open_data, open_folder
 from .results import Row, holds_results, read_results, results_path
@@ -84,12 +84,9 @@ def _of_table(
 
 
 def _check_is_picture(file: str) -> None:
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise ImportError(
-            "--plot draws a picture; it needs `pip install 'skclipsvd[plot]'`."
-        ) from error
+    check_can_draw("--plot")
+    from matplotlib.backend_bases import FigureCanvasBase
+
     if Path(file).suffix.lower()[1:] not in FigureCanvasBase.get_supported_filetypes():
         raise ValueError(f"--plot {file}: name a picture, such as shots.png.")
 
